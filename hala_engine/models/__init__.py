@@ -1,0 +1,1 @@
+"""One file per architecture; `registry` finds the one of a checkpoint."""

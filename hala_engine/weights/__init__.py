@@ -1,0 +1,1 @@
+"""Checkpoints on disk: reading safetensors, one tensor at a time."""
