@@ -153,8 +153,7 @@ class Engine:
         if params is None:
             params = SamplingParams()
         params = itertools.repeat(params) if isinstance(params, SamplingParams) else params
-        requests = zip(itertools.count(), prompts, params, strict=False)
-        outputs = self._run(requests)
+        outputs = self._run(_requests(prompts, iter(params)))
         return _in_order(outputs) if ordered else outputs
 
     def _run(self, requests: Iterator[tuple[int, Prompt, SamplingParams]]) -> Iterator[Output]:
@@ -245,6 +244,16 @@ class Engine:
         stats.preemptions = scheduler.preemptions
         stats.prompt_tokens += sum(len(sequence.prompt) for sequence in finished)
         stats.output_tokens += sum(len(sequence.output) for sequence in finished)
+
+
+def _requests(
+    prompts: Iterable[Prompt], params: Iterator[SamplingParams]
+) -> Iterator[tuple[int, Prompt, SamplingParams]]:
+    for index, prompt in enumerate(prompts):
+        of_prompt = next(params, None)
+        if of_prompt is None:
+            raise ValueError(f"there are only {index} sampling params for more prompts than that")
+        yield index, prompt, of_prompt
 
 
 def _in_order(outputs: Iterator[Output]) -> Iterator[Output]:

@@ -68,9 +68,14 @@ class Tokenizer:
         """The chat template's text for `messages`, up to where the answer begins."""
         if self._template is None:
             raise InputError("this model's tokenizer has no chat template")
-        return self._template.render(
-            messages=list(messages), add_generation_prompt=True, **self._special
-        )
+        import jinja2
+
+        try:
+            return self._template.render(
+                messages=list(messages), add_generation_prompt=True, **self._special
+            )
+        except jinja2.TemplateError as error:
+            raise InputError(f"the chat template refuses these messages: {error}") from None
 
     def apply_chat(self, messages: Sequence[dict]) -> list[int]:
         """Ids of `render_chat`: the template writes every special token itself."""

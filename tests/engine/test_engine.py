@@ -132,6 +132,12 @@ def test_a_second_generate_at_the_same_time_is_refused(engine):
     assert len(list(first)) == 1
 
 
+def test_fewer_params_than_prompts_is_an_error(engine):
+    with pytest.raises(ValueError, match="only 1 sampling params"):
+        list(engine.generate([[9], [10]], [SamplingParams(max_new_tokens=2)]))
+    assert engine.cache.free_slots == 8
+
+
 @pytest.mark.parametrize(
     "values",
     [

@@ -106,6 +106,10 @@ def test_errors_name_the_file(directory, tmp_path):
     assert not Tokenizer(tmp_path).has_chat_template
     with pytest.raises(InputError, match="no chat template"):
         Tokenizer(tmp_path).apply_chat([])
+    refusing = {"chat_template": "{{ raise_exception('roles must alternate') }}"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(refusing))
+    with pytest.raises(InputError, match="roles must alternate"):
+        Tokenizer(tmp_path).apply_chat([])
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{% if %}"}))
     with pytest.raises(InputError, match="chat template"):
         Tokenizer(tmp_path)
