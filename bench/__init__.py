@@ -1,0 +1,1 @@
+"""Benchmarks of Hala Engine. Run from the repository root; not installed."""
