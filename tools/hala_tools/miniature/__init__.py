@@ -1,0 +1,1 @@
+"""The miniature English-Arabic corpus: lexicon, grammar, split, tokenizer, scores."""
