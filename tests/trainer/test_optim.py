@@ -1,0 +1,67 @@
+"""Schedules, clipping, decay, and the fused output layer with its loss."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from hala_trainer import linear_cross_entropy as fused
+from hala_trainer.config import OptimConfig
+from hala_trainer.optim import build_optimizer, clip_gradients, learning_rate
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+def test_the_rate_rises_then_follows_the_schedule(schedule):
+    config = OptimConfig(lr=1.0, min_lr=0.1, schedule=schedule, warmup_steps=10)
+    rates = [learning_rate(s, 110, config) for s in range(1, 111)]
+    assert rates[:10] == pytest.approx([s / 10 for s in range(1, 11)])
+    assert rates[59] == pytest.approx(1.0 if schedule == "constant" else 0.55)
+    assert rates[-1] == pytest.approx(1.0 if schedule == "constant" else 0.1)
+
+
+def test_a_warm_up_longer_than_the_run_is_shortened():
+    config = OptimConfig(lr=1.0, warmup_steps=100)
+    assert [learning_rate(s, 3, config) for s in (1, 2, 3)] == pytest.approx([0.5, 1.0, 0.0])
+
+
+def test_gradients_are_clipped_by_their_global_norm():
+    a, b = torch.zeros(2, requires_grad=True), torch.zeros(1, requires_grad=True)
+    a.grad, b.grad = torch.tensor([3.0, 0.0]), torch.tensor([4.0])
+    assert clip_gradients([a, b], 0) == pytest.approx(5)
+    assert b.grad.item() == 4
+    assert clip_gradients([a, b], 1) == pytest.approx(5)
+    assert torch.cat([a.grad, b.grad]).norm().item() == pytest.approx(1)
+
+
+def test_only_matrices_decay():
+    masters = {"w": torch.ones(2, 2, requires_grad=True), "norm": torch.ones(2, requires_grad=True)}
+    masters["conv"] = torch.ones(2, 1, 3, requires_grad=True)
+    optimizer = build_optimizer(masters, OptimConfig(lr=0.1, weight_decay=0.5))
+    for p in masters.values():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    assert masters["w"].mean().item() == pytest.approx(0.95)
+    assert masters["norm"].mean().item() == masters["conv"].mean().item() == 1
+
+
+@pytest.mark.parametrize("chunk", [4096, 7])
+def test_linear_cross_entropy_equals_its_two_steps(chunk, monkeypatch):
+    monkeypatch.setattr(fused, "chunk_for", lambda _: chunk)
+    torch.manual_seed(0)
+    h = torch.randn(30, 16, requires_grad=True)
+    w = torch.randn(50, 16, requires_grad=True)
+    t = torch.randint(50, (30,))
+    want = F.cross_entropy(h @ w.t(), t, reduction="sum")
+    expected = torch.autograd.grad(want / 30, (h, w))
+    got = fused.linear_cross_entropy(h, w, t)
+    for a, b in zip(torch.autograd.grad(got / 30, (h, w)), expected, strict=True):
+        torch.testing.assert_close(a, b)
+    assert got.item() == pytest.approx(want.item(), rel=1e-6)
+
+
+def test_a_batch_without_supervised_tokens_has_no_loss():
+    h = torch.zeros(0, 16, requires_grad=True)
+    w = torch.randn(50, 16, requires_grad=True)
+    loss = fused.linear_cross_entropy(h, w, torch.zeros(0, dtype=torch.int64))
+    loss.backward()
+    assert loss.item() == 0
+    assert w.grad.abs().max().item() == 0

@@ -1,0 +1,17 @@
+"""The two ways a run can fail, each ending as one line on stderr, and the way it can be stopped."""
+
+
+class InputError(Exception):
+    """Wrong usage or bad input found before training began (exit code 2)."""
+
+
+class TrainError(Exception):
+    """Training itself failed (exit code 1)."""
+
+
+class Stopped(Exception):
+    """SIGINT or SIGTERM; whatever had to be saved has been saved (exit code 128 + signal)."""
+
+    def __init__(self, signum: int):
+        super().__init__(f"stopped by signal {signum}")
+        self.exit_code = 128 + signum
