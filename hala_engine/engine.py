@@ -18,6 +18,7 @@ from hala_engine.batch import CacheSpec
 from hala_engine.cache import Cache
 from hala_engine.device import available_memory, choose_device, choose_dtype
 from hala_engine.errors import InputError
+from hala_engine.layers.linear import Placement
 from hala_engine.models.registry import load_model
 from hala_engine.runner import Runner
 from hala_engine.sampling import SamplingParams, StopStrings
@@ -106,12 +107,8 @@ class Engine:
         self.device = choose_device(config.device)
         self.dtype = choose_dtype(config.dtype, self.device)
         self.batch_invariant = config.deterministic
-        self.model = load_model(
-            self.model_path,
-            dtype=self.dtype,
-            device=self.device,
-            invariant=config.deterministic,
-        )
+        place = Placement(self.dtype, self.device, invariant=config.deterministic)
+        self.model = load_model(self.model_path, place)
         self.tokenizer = Tokenizer(self.model_path)
         self._stop_ids = _stop_ids(self.model_path, self.tokenizer)
         limit = self.model.config.max_positions

@@ -3,6 +3,8 @@ their input."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -12,9 +14,19 @@ INVARIANT_ROWS = 64
 sum over K, by the number of rows. With that number fixed, a token's result is its own."""
 
 
-def frozen(*shape: int, dtype: torch.dtype, device: torch.device) -> nn.Parameter:
+@dataclass(frozen=True)
+class Placement:
+    """How a model's weights are held and multiplied; `invariant`: rows do not depend on others."""
+
+    dtype: torch.dtype
+    device: torch.device
+    invariant: bool = False
+
+
+def frozen(*shape: int, place: Placement) -> nn.Parameter:
     """An uninitialised parameter that takes no gradient; the checkpoint fills it."""
-    return nn.Parameter(torch.empty(*shape, dtype=dtype, device=device), requires_grad=False)
+    tensor = torch.empty(*shape, dtype=place.dtype, device=place.device)
+    return nn.Parameter(tensor, requires_grad=False)
 
 
 def invariant_linear(
@@ -32,21 +44,14 @@ class Linear(nn.Module):
     their heights, in order, e.g. {"q_proj": 2048, "k_proj": 512, "v_proj": 512}."""
 
     def __init__(
-        self,
-        in_features: int,
-        parts: dict[str, int],
-        *,
-        bias: bool = False,
-        dtype: torch.dtype,
-        device: torch.device,
-        invariant: bool = False,
+        self, in_features: int, parts: dict[str, int], place: Placement, bias: bool = False
     ) -> None:
         super().__init__()
         self.parts = parts
         out_features = sum(parts.values())
-        self.weight = frozen(out_features, in_features, dtype=dtype, device=device)
-        self.bias = frozen(out_features, dtype=dtype, device=device) if bias else None
-        self._product = invariant_linear if invariant else F.linear
+        self.weight = frozen(out_features, in_features, place=place)
+        self.bias = frozen(out_features, place=place) if bias else None
+        self._product = invariant_linear if place.invariant else F.linear
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self._product(x, self.weight, self.bias)

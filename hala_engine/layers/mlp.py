@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from hala_engine.layers.linear import Linear
+from hala_engine.layers.linear import Linear, Placement
 from hala_kernels.activation import silu_mul
 
 
@@ -13,12 +13,12 @@ class GatedMLP(nn.Module):
     """`names` are the checkpoint's names of the gate, up and down matrices."""
 
     def __init__(
-        self, hidden: int, width: int, names: tuple[str, str, str], **factory: object
+        self, hidden: int, width: int, names: tuple[str, str, str], place: Placement
     ) -> None:
         super().__init__()
         gate, up, down = names
-        self.gate_up = Linear(hidden, {gate: width, up: width}, **factory)
-        self.down = Linear(width, {down: hidden}, **factory)
+        self.gate_up = Linear(hidden, {gate: width, up: width}, place)
+        self.down = Linear(width, {down: hidden}, place)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.down(silu_mul(self.gate_up(x)))

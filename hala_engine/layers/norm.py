@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from hala_engine.layers.linear import frozen
+from hala_engine.layers.linear import Placement, frozen
 from hala_kernels.norm import add_rms_norm, rms_norm
 
 
 class RMSNorm(nn.Module):
-    def __init__(self, size: int, eps: float, *, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, size: int, eps: float, place: Placement) -> None:
         super().__init__()
-        self.weight = frozen(size, dtype=dtype, device=device)
+        self.weight = frozen(size, place=place)
         self.eps = eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

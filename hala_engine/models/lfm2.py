@@ -16,7 +16,7 @@ from torch import nn
 from hala_engine.batch import Batch, CacheSpec, CacheTensors
 from hala_engine.errors import InputError
 from hala_engine.layers.attention import attend
-from hala_engine.layers.linear import Linear, frozen
+from hala_engine.layers.linear import Linear, Placement, frozen
 from hala_engine.layers.mlp import GatedMLP
 from hala_engine.layers.norm import RMSNorm
 from hala_engine.layers.rotary import rotary_table
@@ -94,15 +94,14 @@ def _rope_theta(c: dict) -> float:
 
 
 class Attention(nn.Module):
-    def __init__(self, c: Lfm2Config, **factory) -> None:
+    def __init__(self, c: Lfm2Config, place: Placement) -> None:
         super().__init__()
         self.shape = (c.heads, c.kv_heads, c.head_dim)
         q, kv = c.heads * c.head_dim, c.kv_heads * c.head_dim
-        self.qkv = Linear(c.hidden, {"q_proj": q, "k_proj": kv, "v_proj": kv}, **factory)
-        self.out = Linear(q, {"out_proj": c.hidden}, **factory)
-        tensor = {key: factory[key] for key in ("dtype", "device")}
-        self.q_norm = frozen(c.head_dim, **tensor)
-        self.k_norm = frozen(c.head_dim, **tensor)
+        self.qkv = Linear(c.hidden, {"q_proj": q, "k_proj": kv, "v_proj": kv}, place)
+        self.out = Linear(q, {"out_proj": c.hidden}, place)
+        self.q_norm = frozen(c.head_dim, place=place)
+        self.k_norm = frozen(c.head_dim, place=place)
         self.eps = c.norm_eps
 
     def forward(self, x, batch: Batch, kv: tuple[torch.Tensor, torch.Tensor], rope) -> torch.Tensor:
@@ -124,14 +123,13 @@ class Attention(nn.Module):
 
 
 class ShortConv(nn.Module):
-    def __init__(self, c: Lfm2Config, **factory) -> None:
+    def __init__(self, c: Lfm2Config, place: Placement) -> None:
         super().__init__()
         bias, hidden = c.conv_bias, c.hidden
-        self.in_proj = Linear(hidden, {"in_proj": 3 * hidden}, bias=bias, **factory)
-        self.out_proj = Linear(hidden, {"out_proj": hidden}, bias=bias, **factory)
-        tensor = {key: factory[key] for key in ("dtype", "device")}
-        self.taps = frozen(hidden, c.conv_taps, **tensor)
-        self.bias = frozen(hidden, **tensor) if bias else None
+        self.in_proj = Linear(hidden, {"in_proj": 3 * hidden}, place, bias)
+        self.out_proj = Linear(hidden, {"out_proj": hidden}, place, bias)
+        self.taps = frozen(hidden, c.conv_taps, place=place)
+        self.bias = frozen(hidden, place=place) if bias else None
 
     def forward(self, x: torch.Tensor, batch: Batch, states: torch.Tensor) -> torch.Tensor:
         bcx = self.in_proj(x)
@@ -149,13 +147,12 @@ class ShortConv(nn.Module):
 
 
 class Layer(nn.Module):
-    def __init__(self, c: Lfm2Config, kind: str, **factory) -> None:
+    def __init__(self, c: Lfm2Config, kind: str, place: Placement) -> None:
         super().__init__()
-        self.operator = (ShortConv if kind == "conv" else Attention)(c, **factory)
-        self.feed_forward = GatedMLP(c.hidden, c.mlp_width, ("w1", "w3", "w2"), **factory)
-        tensor = {key: factory[key] for key in ("dtype", "device")}
-        self.operator_norm = RMSNorm(c.hidden, c.norm_eps, **tensor)
-        self.ffn_norm = RMSNorm(c.hidden, c.norm_eps, **tensor)
+        self.operator = (ShortConv if kind == "conv" else Attention)(c, place)
+        self.feed_forward = GatedMLP(c.hidden, c.mlp_width, ("w1", "w3", "w2"), place)
+        self.operator_norm = RMSNorm(c.hidden, c.norm_eps, place)
+        self.ffn_norm = RMSNorm(c.hidden, c.norm_eps, place)
 
     def checkpoint_tensors(self, prefix: str) -> dict[str, torch.Tensor]:
         return (
@@ -171,20 +168,16 @@ class Layer(nn.Module):
 class Lfm2(nn.Module):
     """The whole model; `forward` gives hidden states [T, hidden], `logits` the scores of rows."""
 
-    def __init__(
-        self, c: Lfm2Config, *, dtype: torch.dtype, device: torch.device, invariant: bool = False
-    ) -> None:
+    def __init__(self, c: Lfm2Config, place: Placement) -> None:
         super().__init__()
-        tensor = {"dtype": dtype, "device": device}
-        factory = tensor | {"invariant": invariant}
         self.config = c
-        self.embedding = frozen(c.vocab_size, c.hidden, **tensor)
-        self.layers = nn.ModuleList(Layer(c, kind, **factory) for kind in c.layer_types)
-        self.final_norm = RMSNorm(c.hidden, c.norm_eps, **tensor)
-        self.head = Linear(c.hidden, {"lm_head": c.vocab_size}, **factory)
+        self.embedding = frozen(c.vocab_size, c.hidden, place=place)
+        self.layers = nn.ModuleList(Layer(c, kind, place) for kind in c.layer_types)
+        self.final_norm = RMSNorm(c.hidden, c.norm_eps, place)
+        self.head = Linear(c.hidden, {"lm_head": c.vocab_size}, place)
         if c.tied:
             self.head.weight = self.embedding
-        cos, sin = rotary_table(c.head_dim, c.rope_theta, c.max_positions, device)
+        cos, sin = rotary_table(c.head_dim, c.rope_theta, c.max_positions, place.device)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from hala_engine.errors import InputError
+from hala_engine.layers.linear import Placement
 from hala_engine.models.lfm2 import Lfm2, Lfm2Config
 from hala_engine.weights.checkpoint import Checkpoint, load_weights, read_json
 
@@ -35,12 +35,10 @@ def read_config(directory: Path) -> tuple[type[nn.Module], object]:
         raise InputError(f"{directory / 'config.json'} lacks {error}") from None
 
 
-def load_model(
-    directory: Path, *, dtype: torch.dtype, device: torch.device, invariant: bool
-) -> nn.Module:
+def load_model(directory: Path, place: Placement) -> nn.Module:
     """Build the architecture and fill it, one tensor at a time. Raises InputError."""
     model_class, config = read_config(directory)
     checkpoint = Checkpoint(directory)
-    model = model_class(config, dtype=dtype, device=device, invariant=invariant)
+    model = model_class(config, place)
     load_weights(model.checkpoint_tensors(), checkpoint, ignored={"lm_head.weight"})
     return model.eval()
