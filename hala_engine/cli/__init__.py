@@ -1,0 +1,43 @@
+"""`hala-engine`: one file per sub-command, each thin. Nothing heavy is imported before it is used,
+so `--help` and mistakes in usage answer at once."""
+
+import sys
+
+import typer
+
+from hala_engine.cli import translate
+from hala_engine.cli.exits import run
+
+app = typer.Typer(
+    name="hala-engine",
+    help="Turn an English instruction corpus into another language, on this machine.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"hala-engine {version('hala-engine')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global_options(
+    _version: bool = typer.Option(
+        False, "--version", help="Print the version.", is_eager=True, callback=_print_version
+    ),
+) -> None:
+    pass
+
+
+app.command("translate", epilog=translate.EXAMPLE)(translate.translate)
+
+
+def main() -> None:
+    """The entry point of the command line."""
+    sys.exit(run(app))

@@ -1,0 +1,142 @@
+"""Files that appear whole or not at all, and the layout of a job's output directory.
+
+    data/part-00000.jsonl      the shards
+    failures.jsonl  manifest.json  README.md
+    .progress/lock             held while a job runs
+    .progress/plan.json        what the job is; see plan.py
+    .progress/part-00000.json  one finished shard's record: digest, counts, failures
+    .progress/part-00000.journal   results of the shard in work; see journal.py
+
+A shard counts as finished when its record is there and its data file has the record's size.
+The record is written after the data, so a crash between the two only makes the shard again.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from hala_engine.errors import InputError
+
+TOOL = "hala-engine translate"
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A file under a temporary name that takes its own when the block ends without an error."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    _sync_directory(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    with atomic_file(path) as file:
+        file.write(json.dumps(value, ensure_ascii=False, indent=1).encode() + b"\n")
+
+
+def _sync_directory(path: Path) -> None:
+    """Make a rename in this directory survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class OutputDirectory:
+    """Names the files of one job's output, and sees to it that they are ours and ours alone."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.data = path / "data"
+        self.progress = path / ".progress"
+        self.plan = self.progress / "plan.json"
+        self.failures = path / "failures.jsonl"
+        self.manifest = path / "manifest.json"
+        self.card = path / "README.md"
+
+    def shard(self, index: int, format: str) -> Path:
+        return self.data / f"part-{index:05d}.{format}"
+
+    def record(self, index: int) -> Path:
+        return self.progress / f"part-{index:05d}.json"
+
+    def journal(self, index: int) -> Path:
+        return self.progress / f"part-{index:05d}.journal"
+
+    def check(self, overwrite: bool) -> None:
+        """Refuse a directory in which we would mix with files or destroy files of others."""
+        if not self.path.exists() or not any(self.path.iterdir()) or self._is_ours():
+            return
+        if not overwrite:
+            raise InputError(
+                f"{self.path} is not empty and holds no translation job; "
+                "give another --output, or --overwrite to write beside what is there"
+            )
+        named = (self.data, self.failures, self.manifest, self.card)
+        in_the_way = [path for path in named if path.exists()]
+        if in_the_way:
+            raise InputError(
+                f"{in_the_way[0]} is not from a translation job, so it is not overwritten; "
+                "move it or give another --output"
+            )
+
+    def _is_ours(self) -> bool:
+        if self.progress.is_dir():
+            return True
+        with suppress(OSError, ValueError, AttributeError):
+            return json.loads(self.manifest.read_bytes()).get("tool") == TOOL
+        return False
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the directory, made if need be; a second process is refused.
+
+        A directory that was made here and in which no job was begun is taken away again.
+        """
+        made = [path for path in (self.path, self.progress) if not path.exists()]
+        try:
+            self.progress.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--output {self.path}: cannot be made ({error.strerror})") from None
+        lock = self.progress / "lock"
+        with lock.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise InputError(
+                    f"{self.path}: another process is writing this job; wait for it or stop it"
+                ) from None
+            try:
+                yield
+            finally:
+                if made and not self.plan.exists():
+                    lock.unlink(missing_ok=True)
+                    for path in reversed(made):
+                        with suppress(OSError):
+                            path.rmdir()
+
+    def clear(self) -> None:
+        """Remove the files of an earlier job, and nothing else."""
+        # The plan goes last: while it is there, an interrupted removal can be resumed as ours.
+        for path in (self.manifest, self.failures, self.card):
+            path.unlink(missing_ok=True)
+        for pattern in ("part-*.jsonl", "part-*.parquet", ".part-*.tmp"):
+            for path in self.data.glob(pattern):
+                path.unlink()
+        for pattern in ("part-*.json", "part-*.journal", ".*.tmp"):
+            for path in self.progress.glob(pattern):
+                path.unlink()
+        self.plan.unlink(missing_ok=True)
