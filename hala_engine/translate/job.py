@@ -3,10 +3,10 @@
 Why a rerun after `kill -9` ends with the same bytes. A shard and its record appear whole or not
 at all, so what is finished is never touched again. What was in work is another matter: matrix
 products of a batch are not bit-identical to those of another batch, and a near tie between two
-tokens can then fall the other way. So the engine is drained at each shard's end, which makes a
-shard's result depend on that shard's rows alone, and a shard that was interrupted is made again
-as a whole. Only when the engine says that it is `batch_invariant` (--deterministic) are the
-single results of the shard in work kept, in a journal, and only the missing ones are made again.
+tokens can then fall the other way. So a shard is made in blocks of requests: the engine is drained
+at a block's end, which makes a block's results depend on its own requests alone, and they go into
+a journal together. An interrupted block is made again as a whole. When the engine says that it is
+`batch_invariant` (--deterministic) nothing needs draining, and every single result is kept at once.
 
 Either way the same bytes are promised for the same command on the same machine with the same
 package versions.
@@ -164,8 +164,6 @@ class _Run:
     ):
         self._config, self._plan, self._output = config, plan, output
         self._translator = translator
-        engine = translator.engine
-        self._journaled = engine.batch_invariant and config.generation.temperature == 0
 
     def run(self, records: dict[int, ShardRecord], quiet: bool) -> list[ShardRecord]:
         """Finish the job; adds to `records` and returns the new ones."""
@@ -192,7 +190,7 @@ class _Run:
         config, plan, output = self._config, self._plan, self._output
         rows = read_rows(plan.files, plan.starts[shard], plan.shard_size(shard))
         first_id = shard * config.shard_rows
-        journal = Journal(output.journal(shard) if self._journaled else None)
+        journal = Journal(output.journal(shard))
         left = None if config.max_failures is None else config.max_failures - failed_before
         try:
             results = self._translator.translate(rows, journal, progress, left)

@@ -1,9 +1,9 @@
 """Results of the shard in work, kept so that an interrupted shard need not begin anew.
 
-One JSON line per translated piece of text, keyed by a digest of the piece. Lines reach the
-operating system as they are written, so `kill -9` loses at most the line in writing, and a line
-that was cut off is forgotten on reading. (After a power cut a shard may lose its whole journal;
-then its pieces are translated again.)
+A JSON line per committed block: the list of its results, each keyed by a digest of the piece of
+text. Lines reach the operating system as they are written, so `kill -9` loses at most the block in
+work, and a line that was cut off is forgotten on reading. (After a power cut a shard may lose its
+whole journal; then its pieces are translated again.)
 """
 
 import hashlib
@@ -26,36 +26,37 @@ class PieceResult:
 
 
 class Journal:
-    """The results of one shard, by piece; on disk too when it has a path."""
+    """The results of one shard, by piece."""
 
-    def __init__(self, path: Path | None):
+    def __init__(self, path: Path):
         self._path = path
-        self._file = None
-        self._saved: dict[str, PieceResult] = {}
-        if path is not None:
-            self._saved = dict(_read(path))
-            self._file = path.open("a", encoding="utf-8")
+        self._saved = dict(_read(path))
+        self._file = path.open("a", encoding="utf-8")
+        self._block: list[dict] = []
 
     def get(self, piece: str) -> PieceResult | None:
         """The result from an earlier run, if it was kept."""
         return self._saved.get(_key(piece)) if self._saved else None
 
     def put(self, piece: str, result: PieceResult) -> None:
-        if self._file is not None:
-            line = json.dumps({"key": _key(piece), **vars(result)}, ensure_ascii=False)
-            self._file.write(line + "\n")
+        """Add to the block in work."""
+        self._block.append({"key": _key(piece), **vars(result)})
+
+    def commit(self) -> None:
+        """Keep the block in work: all of its results, or none after a crash in the writing."""
+        if self._block:
+            self._file.write(json.dumps(self._block, ensure_ascii=False) + "\n")
             self._file.flush()
+            self._block = []
 
     def close(self) -> None:
-        if self._file is not None:
-            with suppress(OSError):
-                self._file.close()
+        with suppress(OSError):
+            self._file.close()
 
     def discard(self) -> None:
         """Take it off the disk: its shard is finished."""
         self.close()
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
+        self._path.unlink(missing_ok=True)
 
 
 def _key(piece: str) -> str:
@@ -71,5 +72,5 @@ def _read(path: Path) -> Iterator[tuple[str, PieceResult]]:
         with path.open("r+b") as file:
             file.truncate(whole)
     for line in data[:whole].splitlines():
-        record = json.loads(line)
-        yield record.pop("key"), PieceResult(**record)
+        for record in json.loads(line):
+            yield record.pop("key"), PieceResult(**record)

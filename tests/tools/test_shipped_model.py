@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from hala_tools.miniature.corpus import build_corpus
 from hala_tools.miniature.score import measure, translate
 
