@@ -36,7 +36,8 @@ INVARIANT_CHUNK = 256
 @dataclass(frozen=True)
 class EngineConfig:
     """device: auto, cpu, cuda. dtype: auto (bfloat16 where the processor has it), float32,
-    bfloat16. max_batch_size: sequences that run at once. max_batched_tokens: tokens of a step.
+    bfloat16. max_batch_size: sequences that run at once. max_batched_tokens: tokens of a step;
+    None: 512 on the CPU (more only makes its temporaries fall out of cache), 8192 on a GPU.
     memory_utilization: share of the memory that is free after loading which the cache may take.
     max_model_len: prompt and output tokens of a request; None: the model's own limit.
     deterministic: greedy tokens of a request do not depend on what runs beside it."""
@@ -45,7 +46,7 @@ class EngineConfig:
     dtype: str = "auto"
     kv_cache_dtype: str = "auto"
     max_batch_size: int = 64
-    max_batched_tokens: int = 2048
+    max_batched_tokens: int | None = None
     memory_utilization: float = 0.8
     max_model_len: int | None = None
     page_size: int = 16
@@ -54,7 +55,7 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         for name in ("max_batch_size", "max_batched_tokens", "page_size"):
-            if getattr(self, name) < 1:
+            if (value := getattr(self, name)) is not None and value < 1:
                 raise InputError(f"{name} must be at least 1")
         if not 0 < self.memory_utilization <= 1:
             raise InputError("memory_utilization must be above 0 and at most 1")
@@ -156,13 +157,11 @@ class Engine:
     def _run(self, requests: Iterator[tuple[int, Prompt, SamplingParams]]) -> Iterator[Output]:
         if self._generating:
             raise RuntimeError("this engine is already generating; finish or close that first")
-        scheduler = Scheduler(
-            self.cache,
-            max(self.config.max_batched_tokens, INVARIANT_CHUNK)
-            if self.batch_invariant
-            else self.config.max_batched_tokens,
-            INVARIANT_CHUNK if self.batch_invariant else None,
-        )
+        budget = self.config.max_batched_tokens or (512 if self.device.type == "cpu" else 8192)
+        if self.batch_invariant:
+            scheduler = Scheduler(self.cache, max(budget, INVARIANT_CHUNK), INVARIANT_CHUNK)
+        else:
+            scheduler = Scheduler(self.cache, budget)
         look_ahead = self.config.max_batch_size
         self._generating = True
         try:

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from hala_engine.errors import InputError
-from hala_engine.layers.linear import Placement
+from hala_engine.layers.linear import Linear, Placement
 from hala_engine.models.lfm2 import Lfm2, Lfm2Config
 from hala_engine.weights.checkpoint import Checkpoint, load_weights, read_json
 
@@ -41,4 +41,8 @@ def load_model(directory: Path, place: Placement) -> nn.Module:
     checkpoint = Checkpoint(directory)
     model = model_class(config, place)
     load_weights(model.checkpoint_tensors(), checkpoint, ignored={"lm_head.weight"})
+    for module in model.modules():
+        # A tied output matrix is also the embedding, which is read by row.
+        if isinstance(module, Linear) and not (config.tied and module is model.head):
+            module.pack()
     return model.eval()

@@ -63,8 +63,13 @@ def _attend_padded(
     pages = page_table[:, :width]
     if pages.shape[1] < width:
         pages = F.pad(pages, (0, width - pages.shape[1]))
-    k = k_cache[pages].flatten(1, 2)[:, :padded_len].transpose(1, 2)  # [B, Hkv, L, D]
-    v = v_cache[pages].flatten(1, 2)[:, :padded_len].transpose(1, 2)
+
+    def gather(cache: torch.Tensor) -> torch.Tensor:  # -> [B, Hkv, L, D]
+        # index_select copies whole pages; indexing with a tensor goes element by element.
+        tokens = cache.index_select(0, pages.flatten()).view(batch, -1, kv_heads, head_dim)
+        return tokens[:, :padded_len].transpose(1, 2)
+
+    k, v = gather(k_cache), gather(v_cache)
     valid = torch.arange(padded_len).unsqueeze(0) < context_lens.unsqueeze(1)
     # The G query heads of a KV head stand in the place of query positions, so no KV is repeated.
     grouped = q.view(batch, kv_heads, query_heads // kv_heads, head_dim)

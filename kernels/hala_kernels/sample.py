@@ -33,11 +33,11 @@ class SamplingTensors:
 def sample(logits: torch.Tensor, params: SamplingTensors | None) -> torch.Tensor:
     """`logits` [S, V] -> token ids [S] int64. `params` None: every row greedy."""
     if params is None:
-        return logits.argmax(-1)
+        return _argmax(logits)
     logits = logits.float()
     if params.penalty is not None and params.history is not None:
         logits = _penalise_repetition(logits, params.history, params.penalty)
-    greedy = logits.argmax(-1)
+    greedy = _argmax(logits)
     scaled = logits / params.temperature.clamp(min=1e-6).unsqueeze(1)
     ranked, ids = scaled.sort(dim=-1, descending=True, stable=True)
     probability = _filter(ranked, params).cumsum(-1, dtype=torch.float64)
@@ -46,6 +46,11 @@ def sample(logits: torch.Tensor, params: SamplingTensors | None) -> torch.Tensor
     rank = torch.searchsorted(probability, target, right=True).clamp(max=logits.shape[1] - 1)
     drawn = ids.gather(1, rank).squeeze(1)
     return torch.where(params.temperature > 0, drawn, greedy)
+
+
+def _argmax(logits: torch.Tensor) -> torch.Tensor:
+    """The first of the largest. `max` is vectorised on the CPU, `argmax` over bfloat16 is not."""
+    return logits.max(-1).indices
 
 
 def _penalise_repetition(

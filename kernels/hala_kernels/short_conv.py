@@ -66,13 +66,13 @@ def short_conv(
     b, c, x = bcx.chunk(3, dim=-1)
     taps = weight.shape[1]
     history = torch.empty(layout.rows, x.shape[1], dtype=x.dtype, device=x.device)
-    history[layout.tokens] = b * x
+    history.index_copy_(0, layout.tokens, b * x)
     history[layout.state_in] = states[slots]
     states[slots] = history[layout.state_out]
     history, weight = history.float(), weight.float()
-    y = history[layout.tokens] * weight[:, taps - 1]
+    y = history.index_select(0, layout.tokens) * weight[:, taps - 1]
     for j in range(taps - 1):
-        y.addcmul_(history[layout.tokens - (taps - 1 - j)], weight[:, j])
+        y.addcmul_(history.index_select(0, layout.tokens - (taps - 1 - j)), weight[:, j])
     if bias is not None:
         y += bias.float()
     return c * y.to(c.dtype)

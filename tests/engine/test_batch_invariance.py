@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lfm2_checkpoints import random_prompts, write_checkpoint
 
 from hala_engine import Engine, EngineConfig, SamplingParams
-from hala_engine.layers.linear import invariant_linear
+from hala_engine.layers.linear import can_pack, invariant_linear, pack, packed_linear
 
 PARAMS = SamplingParams(max_new_tokens=16, ignore_eos=True)
 
@@ -83,8 +83,14 @@ def test_invariant_linear_rows_do_not_depend_on_their_number(dtype):
     torch.manual_seed(0)
     weight = torch.randn(384, 704).to(dtype) * 0.05
     x = torch.randn(300, 704).to(dtype)
-    whole = invariant_linear(x, weight)
-    torch.testing.assert_close(whole, torch.nn.functional.linear(x, weight), atol=0.05, rtol=0.02)
-    for start, count in ((0, 1), (5, 3), (64, 64), (17, 100), (299, 1)):
-        part = invariant_linear(x[start : start + count], weight)
-        assert torch.equal(part, whole[start : start + count])
+    ways = [(weight, torch.nn.functional.linear)]
+    if can_pack(weight):
+        ways.append((pack(weight), packed_linear))
+    for held, product in ways:
+        whole = invariant_linear(x, held, None, product)
+        torch.testing.assert_close(
+            whole, torch.nn.functional.linear(x, weight), atol=0.05, rtol=0.02
+        )
+        for start, count in ((0, 1), (5, 3), (64, 64), (17, 100), (299, 1)):
+            part = invariant_linear(x[start : start + count], held, None, product)
+            assert torch.equal(part, whole[start : start + count])
