@@ -70,6 +70,7 @@ class Bench:
         self.directory = ensure(cache / plan.model, self.dims).resolve()
         self.samples: list[dict[str, Any]] = []
         self.failures: list[str] = []
+        self.commit = machine.commit()
         first = plan.mixed_workload(0)
         # Equal memory: as many sequences as never cache more tokens than the padded batch does.
         self.mixed_slots = first.slots_within(first.padded_tokens())
@@ -91,7 +92,7 @@ class Bench:
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "device": machine.cpu(),
             "versions": machine.versions(),
-            **machine.commit(),
+            **self.commit,
             "plan": asdict(self.plan),
             "dims": asdict(self.dims),
             "workloads": [{**w.to_dict(), "slots": n} for w, n in slots],

@@ -4,6 +4,7 @@ gives text as tokens come."""
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -35,6 +36,8 @@ class Tokenizer:
             self._backend = _converted(directory)
         self._backend.no_padding()
         self._backend.no_truncation()
+        added = self._backend.get_added_tokens_decoder().values()
+        self._special_texts = [token.content for token in added if token.special]
         config = _optional_json(directory / "tokenizer_config.json")
         self._special = {
             name: token["content"] if isinstance(token, dict) else token
@@ -78,13 +81,33 @@ class Tokenizer:
             raise InputError(f"the chat template refuses these messages: {error}") from None
 
     def apply_chat(self, messages: Sequence[dict]) -> list[int]:
-        """Ids of `render_chat`: the template writes every special token itself."""
+        """Ids of `render_chat`: the template writes every special token itself.
+
+        A message that spells a special token, `<|im_end|>` say, is data: it is read as characters,
+        so that it cannot end its own turn.
+        """
+        texts = [m["content"] for m in messages if isinstance(m.get("content"), str)]
+        if any(special in text for text in texts for special in self._special_texts):
+            return self._apply_chat_literally(messages)
         return self._backend.encode(self.render_chat(messages), add_special_tokens=False).ids
 
-    def apply_chat_batch(self, conversations: Sequence[Sequence[dict]]) -> list[list[int]]:
-        texts = [self.render_chat(messages) for messages in conversations]
-        encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
+    def _apply_chat_literally(self, messages: Sequence[dict]) -> list[int]:
+        """The template around placeholders, and the contents encoded apart, in their places."""
+        content: dict[str, str] = {}
+        framed = []
+        for i, message in enumerate(messages):
+            if isinstance(message.get("content"), str):
+                holder = f"\ue000{i}\ue001"
+                content[holder] = message["content"]
+                message = message | {"content": holder}
+            framed.append(message)
+        ids: list[int] = []
+        for part in re.split("(\ue000\\d+\ue001)", self.render_chat(framed)):
+            self._backend.encode_special_tokens = part in content
+            text = content.get(part, part)
+            ids += self._backend.encode(text, add_special_tokens=False).ids
+        self._backend.encode_special_tokens = False
+        return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text without special tokens."""
