@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-CONTEXT = 256
+CONTEXT = 128
 LAYERS = ("conv", "full_attention", "conv", "full_attention", "conv", "full_attention", "conv")
 
 
