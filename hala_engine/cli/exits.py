@@ -16,6 +16,8 @@ from hala_engine.errors import InputError, JobError
 
 FAILED, BAD_INPUT, SOME_ROWS_FAILED = 1, 2, 3
 
+_RAISE_AGAIN_AFTER = 0.5  # seconds: far longer than a command takes to wind up
+
 # typer keeps this class in a place that differs by its version.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
@@ -74,16 +76,27 @@ def _fail(code: int, message: str) -> int:
 
 @contextmanager
 def _signals_raise() -> Iterator[None]:
-    """Raise Stopped at the first signal; a second one kills at once."""
+    """Raise Stopped at the first signal; a second one kills at once.
+
+    Python drops an exception that is raised while it finalises an object, and a signal can arrive
+    just then. So Stopped is raised again, by a timer, until the command has ended.
+    """
 
     def stop(signum: int, _frame: object) -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGALRM, lambda *_: _raise(Stopped(signum)))
+        signal.setitimer(signal.ITIMER_REAL, _RAISE_AGAIN_AFTER, _RAISE_AGAIN_AFTER)
         raise Stopped(signum)
 
     before = {name: signal.signal(name, stop) for name in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for name, handler in before.items():
             signal.signal(name, handler)
+
+
+def _raise(error: BaseException) -> None:
+    raise error

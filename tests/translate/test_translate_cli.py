@@ -140,3 +140,32 @@ def test_a_bar_on_a_terminal(tmp_path, write_rows):
     os.close(child)
     shown = os.read(parent, 100_000).decode()
     assert "rows 20/20 (100%) | ETA 0:00:00" in shown
+
+
+def test_a_signal_that_python_drops_stops_the_command_all_the_same():
+    """An exception raised in a finaliser is dropped, and a signal may arrive in one."""
+    program = """
+import os, signal, sys, time
+import typer
+from hala_engine.cli.exits import run
+
+class Dropped:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+
+app = typer.Typer()
+
+@app.command()
+def work():
+    thing = Dropped()
+    del thing
+    time.sleep(20)
+
+sys.exit(run(app))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 143
+    assert done.stderr.splitlines()[-1].startswith("hala-engine: stopped by SIGTERM")
