@@ -50,9 +50,6 @@ class Dims:
     def head_flops(self) -> int:
         return 2 * self.vocab * self.hidden
 
-    def cache_bytes_per_token(self) -> int:
-        return len(self.attention_layers) * 2 * self.kv_heads * self.head_dim * 2
-
 
 TINY = Dims(
     vocab=512, hidden=64, layers=3, heads=4, kv_heads=2, ff=128, attention_layers=(1,), context=512

@@ -52,10 +52,6 @@ class Tokenizer:
         return self._template is not None
 
     @property
-    def vocab_size(self) -> int:
-        return self._backend.get_vocab_size(with_added_tokens=True)
-
-    @property
     def eos_id(self) -> int | None:
         eos = self._special.get("eos_token")
         return None if eos is None else self._backend.token_to_id(eos)

@@ -25,7 +25,6 @@ HOURS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine",
 ACTIONS_WITHOUT = {"want", "can", "give", "put", "say", "believe", "love", "speak", "learn"}
 STATIVE = {"know", "love", "need", "want", "can", "believe", "forget", "remember", "see", "hear",
            "understand", "respect", "lose", "find", "succeed", "receive"}  # fmt: skip
-TOPICS = ("topic", "nature", "sky")
 
 
 def person_name(g: Context, gender: str = "") -> NP:
