@@ -1,4 +1,5 @@
-# make demo: translate the sample file.   make test: the CPU test suite.   make lint: style.
+# make demo: translate the sample file.   make test: kernels compiled for every chip, then the CPU
+# test suite.   make lint: style.
 # Everything is installed into .venv; `make clean` removes it and what the demo wrote.
 .PHONY: demo test lint clean
 
@@ -20,7 +21,9 @@ demo: $(VENV)/.installed
 	$(BIN)/hala-engine translate examples/instructions.jsonl --output demo-output --overwrite
 	@$(BIN)/python examples/show.py demo-output
 
+# Triton has builds for Linux only; elsewhere there is nothing to compile.
 test: $(VENV)/.installed-test
+	@if [ "$$(uname -s)" = Linux ]; then $(BIN)/python -m hala_kernels.compile --quiet; fi
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.installed-test

@@ -71,6 +71,16 @@ def test_wheel_holds_the_shipped_model(wheel: zipfile.ZipFile) -> None:
     assert size <= 12 * 2**20, "the shipped model may take 12 MB"
 
 
+def test_wheel_holds_every_launch_configuration(wheel: zipfile.ZipFile) -> None:
+    kernels = ROOT / "kernels"
+    expected = {
+        path.relative_to(kernels).as_posix()
+        for path in (kernels / "hala_kernels" / "configs").glob("*/*.json")
+    }
+    assert expected
+    assert expected <= set(wheel.namelist())
+
+
 def test_wheel_installs_the_commands(wheel: zipfile.ZipFile) -> None:
     (file,) = [n for n in wheel.namelist() if n.endswith("entry_points.txt")]
     points = configparser.ConfigParser()

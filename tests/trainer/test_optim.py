@@ -1,10 +1,8 @@
-"""Schedules, clipping, decay, and the fused output layer with its loss."""
+"""Schedules, clipping and decay."""
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-from hala_trainer import linear_cross_entropy as fused
 from hala_trainer.config import OptimConfig
 from hala_trainer.optim import build_optimizer, clip_gradients, learning_rate
 
@@ -41,27 +39,3 @@ def test_only_matrices_decay():
     optimizer.step()
     assert masters["w"].mean().item() == pytest.approx(0.95)
     assert masters["norm"].mean().item() == masters["conv"].mean().item() == 1
-
-
-@pytest.mark.parametrize("chunk", [4096, 7])
-def test_linear_cross_entropy_equals_its_two_steps(chunk, monkeypatch):
-    monkeypatch.setattr(fused, "chunk_for", lambda _: chunk)
-    torch.manual_seed(0)
-    h = torch.randn(30, 16, requires_grad=True)
-    w = torch.randn(50, 16, requires_grad=True)
-    t = torch.randint(50, (30,))
-    want = F.cross_entropy(h @ w.t(), t, reduction="sum")
-    expected = torch.autograd.grad(want / 30, (h, w))
-    got = fused.linear_cross_entropy(h, w, t)
-    for a, b in zip(torch.autograd.grad(got / 30, (h, w)), expected, strict=True):
-        torch.testing.assert_close(a, b)
-    assert got.item() == pytest.approx(want.item(), rel=1e-6)
-
-
-def test_a_batch_without_supervised_tokens_has_no_loss():
-    h = torch.zeros(0, 16, requires_grad=True)
-    w = torch.randn(50, 16, requires_grad=True)
-    loss = fused.linear_cross_entropy(h, w, torch.zeros(0, dtype=torch.int64))
-    loss.backward()
-    assert loss.item() == 0
-    assert w.grad.abs().max().item() == 0

@@ -73,11 +73,11 @@ def test_packed_loss_and_gradients_equal_unpacked(init_dir, attention):
 
 
 def test_without_the_convolution_reset_packing_leaks(init_dir, monkeypatch):
-    def leaking(u, weight, bias, documents):
-        return packed_short_conv(u, weight, bias, torch.zeros_like(documents))
+    def leaking(bcx, weight, bias, documents):
+        return short_conv_packed(bcx, weight, bias, torch.zeros_like(documents))
 
-    packed_short_conv = packed_lfm2.packed_short_conv
-    monkeypatch.setattr(packed_lfm2, "packed_short_conv", leaking)
+    short_conv_packed = packed_lfm2.short_conv_packed
+    monkeypatch.setattr(packed_lfm2, "short_conv_packed", leaking)
     assert largest_gap(init_dir, "sdpa")[1] > 1e-3
 
 

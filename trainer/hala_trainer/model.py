@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from hala_kernels.cross_entropy import linear_cross_entropy
 from hala_trainer.config import ModelConfig
 from hala_trainer.errors import InputError
-from hala_trainer.linear_cross_entropy import linear_cross_entropy
 from hala_trainer.packing import Batch
 
 

@@ -1,11 +1,11 @@
-"""LFM2's short convolution for packed rows, in plain PyTorch.
+"""LFM2's short convolution for packed rows.
 
 A causal convolution of K taps mixes each token with the K-1 before it in the row, so in a packed
 row the first tokens of a document would read the end of its neighbour; neither an attention mask
 nor position ids prevent that. `transformers` resets it only inside the CUDA package
-`causal_conv1d`, and refuses packed rows without it. Here each tap is a shifted product, kept only
-where the shifted token belongs to the same document. That is exact, runs anywhere, and under
-torch.compile becomes one pass over memory.
+`causal_conv1d`, and refuses packed rows without it. Here the rows of a micro-batch go one after the
+other through `hala_kernels`' convolution of packed documents: a kernel on a GPU, and on a CPU plain
+PyTorch that torch.compile makes one pass over memory.
 
 Replaces the forward of the model's own modules from outside, so weights, names and checkpoints are
 those of `transformers`.
@@ -14,30 +14,19 @@ those of `transformers`.
 from types import MethodType
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-
-def packed_short_conv(
-    u: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, documents: torch.Tensor
-) -> torch.Tensor:
-    """Depthwise causal convolution that starts afresh at each document.
-
-    u [R, L, C], weight [C, K], documents [R, L] (equal ids = same document) -> [R, L, C]
-    """
-    taps = weight.shape[1]
-    y = u * weight[:, -1]
-    for back in range(1, taps):
-        same = (documents[:, back:] == documents[:, :-back]).unsqueeze(-1)
-        shifted = F.pad(u[:, :-back] * same, (0, 0, back, 0))
-        y = y + shifted * weight[:, -1 - back]
-    return y if bias is None else y + bias
+from hala_kernels.short_conv_packed import short_conv_packed
 
 
 def _forward(self, hidden_states: torch.Tensor, seq_idx: torch.Tensor, **_) -> torch.Tensor:
-    b, c, x = self.in_proj(hidden_states).chunk(3, dim=-1)  # each [R, L, C]
-    y = c * packed_short_conv(b * x, self.conv.weight[:, 0], self.conv.bias, seq_idx)
-    return self.out_proj(y)
+    rows, length = seq_idx.shape
+    # Numbers run below `length` in each row; a row's own range keeps it from its neighbour.
+    documents = seq_idx + length * torch.arange(rows, device=seq_idx.device).unsqueeze(1)
+    bcx = self.in_proj(hidden_states).flatten(0, 1)  # [R * L, 3C]
+    weight = self.conv.weight[:, 0]
+    y = short_conv_packed(bcx, weight, self.conv.bias, documents.flatten())
+    return self.out_proj(y.unflatten(0, (rows, length)))
 
 
 def patch(model: nn.Module) -> None:
