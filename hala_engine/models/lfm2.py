@@ -128,19 +128,19 @@ class ShortConv(nn.Module):
         bias, hidden = c.conv_bias, c.hidden
         self.in_proj = Linear(hidden, {"in_proj": 3 * hidden}, place, bias)
         self.out_proj = Linear(hidden, {"out_proj": hidden}, place, bias)
-        self.taps = frozen(hidden, c.conv_taps, place=place)
+        self.taps = frozen(c.conv_taps, hidden, place=place)  # so channels lie side by side
         self.bias = frozen(hidden, place=place) if bias else None
 
     def forward(self, x: torch.Tensor, batch: Batch, states: torch.Tensor) -> torch.Tensor:
         bcx = self.in_proj(x)
         return self.out_proj(
-            short_conv(bcx, self.taps, self.bias, states, batch.state_slots, batch.conv)
+            short_conv(bcx, self.taps.t(), self.bias, states, batch.state_slots, batch.conv)
         )
 
     def checkpoint_tensors(self, prefix: str) -> dict[str, torch.Tensor]:
         prefix += "conv."
         tensors = self.in_proj.checkpoint_tensors(prefix) | self.out_proj.checkpoint_tensors(prefix)
-        tensors[f"{prefix}conv.weight"] = self.taps.unsqueeze(1)  # Conv1d's [N, 1, K]
+        tensors[f"{prefix}conv.weight"] = self.taps.t().unsqueeze(1)  # Conv1d's [N, 1, K]
         if self.bias is not None:
             tensors[f"{prefix}conv.bias"] = self.bias
         return tensors
