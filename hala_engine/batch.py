@@ -21,9 +21,9 @@ class Batch:
     state_slots: torch.Tensor  # [S] int64: convolution state of each sequence
     conv: ConvLayout | None
     num_decodes: int
-    decode_context_lens: torch.Tensor  # [num_decodes] int64, on the CPU
-    prefill_bounds: list[int]  # chunk boundaries within the prefill tokens, from 0
-    prefill_context_lens: list[int]
+    context_lens: torch.Tensor  # [S] int64: tokens of each sequence in the cache, this step's too
+    prefill_bounds: torch.Tensor  # int64: chunk boundaries within the prefill tokens, from 0
+    longest_chunk: int  # of the prompt chunks
     sampled_rows: torch.Tensor  # int64: rows whose logits a next token is drawn from
 
 

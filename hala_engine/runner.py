@@ -62,9 +62,9 @@ class Runner:
             state_slots=self._tensor(slots),
             conv=conv.to(self.device) if conv else None,
             num_decodes=decodes,
-            decode_context_lens=torch.from_numpy(context[:decodes]),
-            prefill_bounds=prefill_bounds.tolist(),
-            prefill_context_lens=context[decodes:].tolist(),
+            context_lens=self._tensor(context),
+            prefill_bounds=self._tensor(prefill_bounds),
+            longest_chunk=int(counts[decodes:].max(initial=0)),
             sampled_rows=self._tensor(ends[samples] - 1),
         )
 

@@ -16,21 +16,20 @@ def attend(
     """`q` [T, Hq, D] -> [T, Hq, D]; the step's K and V are already in the cache."""
     n = batch.num_decodes
     if n == len(q):
-        return paged_attention(
-            q, k_cache, v_cache, batch.page_table, batch.decode_context_lens, scale
-        )
+        return paged_attention(q, k_cache, v_cache, batch.page_table, batch.context_lens, scale)
     prefill = prefill_attention(
         q[n:],
         k_cache,
         v_cache,
         batch.page_table[n:],
         batch.prefill_bounds,
-        batch.prefill_context_lens,
+        batch.context_lens[n:],
         scale,
+        max_seqlen=batch.longest_chunk,
     )
     if n == 0:
         return prefill
     decode = paged_attention(
-        q[:n], k_cache, v_cache, batch.page_table[:n], batch.decode_context_lens, scale
+        q[:n], k_cache, v_cache, batch.page_table[:n], batch.context_lens[:n], scale
     )
     return torch.cat((decode, prefill))
