@@ -1,9 +1,18 @@
-"""RMS normalisation over the last dimension, optionally with the residual added first.
+"""RMS normalisation and LayerNorm over the last dimension, in one kernel with what surrounds
+them in a layer: the residual added first, and the result quantized to e4m3 for the next projection.
 
-    h = x + residual;  y = w * h / sqrt(mean(h^2) + eps)
+    h = x + residual
+    rms_norm:    y = w * h / sqrt(mean(h^2) + eps)        (Gemma: 1 + w)
+    layer_norm:  y = w * (h - mean(h)) / sqrt(mean((h - mean(h))^2) + eps)
 
-The mean is taken in float32 whatever the dtype of `x`. Floor: read x (and residual), write y
-(and h), once each.
+h is rounded to the dtype of x before the norm, so that the norm is that of the `total` which the
+next layer sees. Gemma's sandwich norms x first: h = residual + rms_norm(x, input_weight).
+Floor: read x (and residual), write y (and h), once each: a row stays in registers throughout. One
+of more than 12288 columns does not fit there and is read again from the cache (norm_wide.py).
+
+Arithmetic is float32. Where the sum of a row's squares is beyond float32 (magnitudes over about
+1e18) the result is zero, as in transformers, never NaN. The kernel rounds y once, at its end; the
+reference follows transformers, which for RMS norm without the 1 rounds twice.
 """
 
 from __future__ import annotations
@@ -11,16 +20,381 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from hala_kernels.backend import device_of, launch, use_triton
+from hala_kernels.norm_wide import norm_wide_kernel
+from hala_kernels.quantize import (
+    FLOAT32_MAX,
+    FP8,
+    GROUP,
+    check_group,
+    quantize_reference,
+    scale_of,
+    to_e4m3,
+)
+from hala_kernels.triton_lang import tl, triton
+from hala_kernels.tuning import lookup
 
-def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """Normalise `x` [..., N] and scale by `weight` [N]; the result has the dtype of `x`."""
-    normalised = F.rms_norm(x.float(), (x.shape[-1],), eps=eps)
-    return normalised.to(x.dtype) * weight
+WIDEST_HELD = 12288
+"""Columns of a row that the registers of a block hold without spilling."""
+
+_GROUP = tl.constexpr(GROUP)
+_FLOAT32_MAX = tl.constexpr(FLOAT32_MAX)
+
+
+@triton.jit
+def _starts(row, heads, stride, head_stride):
+    """Where the rows [ROWS] of [tokens, heads, N] start; [ROWS, 1] int64."""
+    start = (row // heads).to(tl.int64) * stride + (row % heads).to(tl.int64) * head_stride
+    return start[:, None]
+
+
+@triton.jit
+def _inside(row, rows, N, chunk, BLOCK: tl.constexpr):
+    columns = chunk * BLOCK + tl.arange(0, BLOCK)
+    return (row < rows)[:, None] & (columns < N)[None, :]
+
+
+@triton.jit
+def _load(ptr, starts, row, rows, N, BLOCK: tl.constexpr, CHUNKS: tl.constexpr):
+    """Rows of N columns as a tuple of chunks [ROWS, BLOCK], zero beyond N."""
+    chunks = ()
+    for c in tl.static_range(CHUNKS):
+        at = ptr + starts + (c * BLOCK + tl.arange(0, BLOCK))[None, :]
+        chunks += (tl.load(at, mask=_inside(row, rows, N, c, BLOCK), other=0.0),)
+    return chunks
+
+
+@triton.jit
+def _floats(chunks, CHUNKS: tl.constexpr):
+    converted = ()
+    for c in tl.static_range(CHUNKS):
+        converted += (chunks[c].to(tl.float32),)
+    return converted
+
+
+@triton.jit
+def _sum(chunks, SQUARED: tl.constexpr, CHUNKS: tl.constexpr):
+    """The sum of each row, or of its squares; [ROWS, 1]."""
+    partial = tl.zeros_like(chunks[0])
+    for c in tl.static_range(CHUNKS):
+        partial += chunks[c] * chunks[c] if SQUARED else chunks[c]
+    return tl.sum(partial, axis=1)[:, None]
+
+
+@triton.jit
+def _centred(chunks, row, rows, N, BLOCK: tl.constexpr, CHUNKS: tl.constexpr):
+    """The rows less their means; a mean beyond float32 counts as zero."""
+    mean = tl.math.div_rn(_sum(chunks, False, CHUNKS), N * 1.0)
+    mean = tl.where(tl.abs(mean) <= _FLOAT32_MAX, mean, 0.0)
+    centred = ()
+    for c in tl.static_range(CHUNKS):
+        inside = _inside(row, rows, N, c, BLOCK)
+        centred += (tl.where(inside, chunks[c] - mean, 0.0),)
+    return centred
+
+
+@triton.jit
+def _normalised(chunks, weights, N, eps, PLUS_ONE: tl.constexpr, CHUNKS: tl.constexpr):
+    inverse = tl.rsqrt(tl.math.div_rn(_sum(chunks, True, CHUNKS), N * 1.0) + eps)
+    normalised = ()
+    for c in tl.static_range(CHUNKS):
+        weight = weights[c].to(tl.float32)
+        if PLUS_ONE:
+            weight += 1.0
+        # inverse = 0 is an overflowed sum of squares; what overflowed may be infinite by now.
+        normalised += (tl.where(inverse == 0.0, 0.0, chunks[c] * inverse * weight),)
+    return normalised
+
+
+@triton.jit(do_not_specialize=["rows"])
+def _norm_kernel(
+    x_ptr,
+    residual_ptr,
+    weight_ptr,
+    input_weight_ptr,
+    out_ptr,
+    total_ptr,
+    scale_ptr,
+    rows,
+    N,
+    heads,
+    x_stride,
+    x_head_stride,
+    residual_stride,
+    residual_head_stride,
+    eps,
+    CENTRED: tl.constexpr,
+    PLUS_ONE: tl.constexpr,
+    GROUPED: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    EARLY: tl.constexpr,
+):
+    """ROWS rows a program. Absent tensors are None: the residual and its total, Gemma's input
+    weight, the scale of a result that is not quantized. EARLY asks for the residual and the weight
+    before the first reduction, which waits for x; it takes registers."""
+    dtype: tl.constexpr = x_ptr.dtype.element_ty
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    wide_row = row.to(tl.int64)[:, None]
+    same_row = tl.zeros_like(wide_row)
+    residual_starts = _starts(row, heads, residual_stride, residual_head_stride)
+    starts = _starts(row, heads, x_stride, x_head_stride)
+    chunks = _load(x_ptr, starts, row, rows, N, BLOCK, CHUNKS)
+    if EARLY:
+        weights = _load(weight_ptr, same_row, row, rows, N, BLOCK, CHUNKS)
+        if residual_ptr is not None:
+            residuals = _load(residual_ptr, residual_starts, row, rows, N, BLOCK, CHUNKS)
+    hidden = _floats(chunks, CHUNKS)
+    if input_weight_ptr is not None:
+        input_weights = _load(input_weight_ptr, same_row, row, rows, N, BLOCK, CHUNKS)
+        hidden = _normalised(hidden, input_weights, N, eps, PLUS_ONE, CHUNKS)
+    if residual_ptr is not None:
+        if not EARLY:
+            residuals = _load(residual_ptr, residual_starts, row, rows, N, BLOCK, CHUNKS)
+        totals = ()
+        for c in tl.static_range(CHUNKS):
+            total = (hidden[c].to(dtype).to(tl.float32) + residuals[c].to(tl.float32)).to(dtype)
+            at = total_ptr + wide_row * N + (c * BLOCK + tl.arange(0, BLOCK))[None, :]
+            tl.store(at, total, mask=_inside(row, rows, N, c, BLOCK))
+            totals += (total.to(tl.float32),)
+        hidden = totals
+    if CENTRED:
+        hidden = _centred(hidden, row, rows, N, BLOCK, CHUNKS)
+    if not EARLY:
+        weights = _load(weight_ptr, same_row, row, rows, N, BLOCK, CHUNKS)
+    y = _normalised(hidden, weights, N, eps, PLUS_ONE, CHUNKS)
+
+    if scale_ptr is not None and not GROUPED:
+        largest = tl.zeros_like(y[0])
+        for c in tl.static_range(CHUNKS):
+            largest = tl.maximum(largest, tl.abs(y[c]))
+        scale = scale_of(tl.max(largest, axis=1))
+        tl.store(scale_ptr + row, scale, mask=row < rows)
+    for c in tl.static_range(CHUNKS):
+        if scale_ptr is None:
+            out = y[c].to(dtype)
+        elif GROUPED:
+            by_group = tl.reshape(y[c], (ROWS, BLOCK // _GROUP, _GROUP))
+            group_scale = scale_of(tl.max(tl.abs(by_group), axis=2))
+            group = c * (BLOCK // _GROUP) + tl.arange(0, BLOCK // _GROUP)
+            groups = tl.cdiv(N, _GROUP)
+            valid = (row < rows)[:, None] & (group < groups)[None, :]
+            tl.store(scale_ptr + wide_row * groups + group[None, :], group_scale, mask=valid)
+            out = tl.reshape(to_e4m3(by_group, group_scale[:, :, None]), (ROWS, BLOCK))
+        else:
+            out = to_e4m3(y[c], scale[:, None])
+        at = out_ptr + wide_row * N + (c * BLOCK + tl.arange(0, BLOCK))[None, :]
+        tl.store(at, out, mask=_inside(row, rows, N, c, BLOCK))
+
+
+def rms_norm(
+    x: torch.Tensor, weight: torch.Tensor, eps: float, *, plus_one: bool = False
+) -> torch.Tensor:
+    """Normalise `x` [..., N] and scale by `weight` [N], or 1 + weight; in the dtype of `x`.
+
+    `x` may be a view of a wider tensor with up to two strides, such as heads of a fused projection
+    [T, H, D]; one that cannot be seen so, or whose columns are not adjacent, is copied.
+    Raises ValueError when the shapes do not match.
+    """
+    _check(x, weight)
+    if use_triton(x):
+        return _norm(x, weight, eps, plus_one=plus_one)[0]
+    return _rms_norm_reference(x, weight, eps, plus_one)
 
 
 def add_rms_norm(
+    x: torch.Tensor,
+    residual: torch.Tensor,
+    weight: torch.Tensor,
+    eps: float,
+    *,
+    plus_one: bool = False,
+    input_weight: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The norm of `x + residual`, and that sum; all [..., N], in the dtype of `x`.
+
+    With `input_weight` [N] the sum is of the residual and `rms_norm(x, input_weight)`.
+    """
+    _check(x, weight, residual, input_weight)
+    if use_triton(x):
+        y, _, total = _norm(x, weight, eps, residual, input_weight, plus_one=plus_one)
+        return y, total
+    total = _total_reference(x, residual, input_weight, eps, plus_one)
+    return _rms_norm_reference(total, weight, eps, plus_one), total
+
+
+def rms_norm_quantize(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    eps: float,
+    *,
+    residual: torch.Tensor | None = None,
+    plus_one: bool = False,
+    input_weight: torch.Tensor | None = None,
+    group: int | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`add_rms_norm` of `x` [T, N] in e4m3: q [T, N], its scales ([T, 1] float32, or
+    [T, ceil(N / 128)] for `group` 128), and the sum [T, N], which is `x` without a residual."""
+    _check(x, weight, residual, input_weight)
+    check_group(group)
+    if use_triton(x):
+        return _norm(
+            x, weight, eps, residual, input_weight, plus_one=plus_one, quantized=True, group=group
+        )
+    total = _total_reference(x, residual, input_weight, eps, plus_one)
+    y = _float32_norm(total.float(), weight.float() + 1.0 if plus_one else weight, eps)
+    return *quantize_reference(y, group), total
+
+
+def layer_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """Normalise `x` [..., N] to mean 0 and variance 1 and scale by `weight` [N]."""
+    _check(x, weight)
+    if use_triton(x):
+        return _norm(x, weight, eps, centred=True)[0]
+    return _layer_norm_reference(x, weight, eps)
+
+
+def add_layer_norm(
     x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`x + residual` and its norm; both [..., N], in the dtype of `x`."""
+    """The LayerNorm of `x + residual`, and that sum; all [..., N], in the dtype of `x`."""
+    _check(x, weight, residual)
+    if use_triton(x):
+        y, _, total = _norm(x, weight, eps, residual, centred=True)
+        return y, total
     total = x + residual
-    return rms_norm(total, weight, eps), total
+    return _layer_norm_reference(total, weight, eps), total
+
+
+def layer_norm_quantize(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    eps: float,
+    *,
+    residual: torch.Tensor | None = None,
+    group: int | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`add_layer_norm` of `x` [T, N] in e4m3, as `rms_norm_quantize` returns it."""
+    _check(x, weight, residual)
+    check_group(group)
+    if use_triton(x):
+        return _norm(x, weight, eps, residual, centred=True, quantized=True, group=group)
+    total = x if residual is None else x + residual
+    return *quantize_reference(_float32_norm(_less_mean(total), weight, eps), group), total
+
+
+def _check(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    residual: torch.Tensor | None = None,
+    input_weight: torch.Tensor | None = None,
+) -> None:
+    width = x.shape[-1]
+    for w in (weight, input_weight):
+        if w is not None and w.shape != (width,):
+            raise ValueError(f"a weight of shape {tuple(w.shape)} for rows of {width} columns")
+    if residual is not None and (residual.shape != x.shape or residual.dtype != x.dtype):
+        raise ValueError(
+            f"a residual {tuple(residual.shape)} {residual.dtype} for x {tuple(x.shape)} {x.dtype}"
+        )
+    if input_weight is not None and residual is None:
+        raise ValueError("input_weight norms x before it is added to a residual: give one")
+
+
+def _norm(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    eps: float,
+    residual: torch.Tensor | None = None,
+    input_weight: torch.Tensor | None = None,
+    *,
+    centred: bool = False,
+    plus_one: bool = False,
+    quantized: bool = False,
+    group: int | None = None,
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+    """The norm, its scales when `quantized`, and the sum with the residual."""
+    width = x.shape[-1]
+    rows = x.numel() // width
+    (x_rows, residual_rows), heads, strides = _rows(x, residual)
+    out = torch.empty(x.shape, dtype=FP8 if quantized else x.dtype, device=x.device)
+    total = None if residual is None else torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    scale = None
+    if quantized:
+        scales = triton.cdiv(width, GROUP) if group else 1
+        scale = torch.empty(rows, scales, dtype=torch.float32, device=x.device)
+    weights = [w if w is None else w.contiguous() for w in (weight, input_weight)]
+    tensors = (x_rows, residual_rows, *weights, out, total, scale)
+    kind = {"CENTRED": centred, "PLUS_ONE": plus_one, "GROUPED": group is not None}
+    if width > WIDEST_HELD:
+        config = lookup("norm_wide", device_of(x), n=width)
+        args = (*tensors, width, heads, *strides, eps)
+        launch(norm_wide_kernel, (rows,), *args, **kind, **config)
+    else:
+        config = lookup("norm_quantize" if quantized else "norm", device_of(x), n=width)
+        grid = (triton.cdiv(rows, config["ROWS"]),)
+        args = (*tensors, rows, width, heads, *strides, eps)
+        chunks = triton.cdiv(width, config["BLOCK"])
+        launch(_norm_kernel, grid, *args, **kind, CHUNKS=chunks, **config)
+    return out, scale, x if total is None else total
+
+
+def _rows(
+    x: torch.Tensor, residual: torch.Tensor | None
+) -> tuple[list[torch.Tensor | None], int, list[int]]:
+    """Both [..., N] tensors as rows [outer, heads, N]; their common `heads`, which is 1 where one
+    stride leads to every row of each; and the strides of outer and heads, of x then the residual.
+    """
+    heads = x.shape[-2] if x.ndim > 2 else 1
+    as_rows = [
+        None
+        if t is None
+        else (t if t.stride(-1) == 1 else t.contiguous()).reshape(-1, heads, t.shape[-1])
+        for t in (x, residual)
+    ]
+    if all(t is None or t.stride(0) == heads * t.stride(1) for t in as_rows):
+        strides = [(0, 0) if t is None else (t.stride(1), 0) for t in as_rows]
+        heads = 1
+    else:
+        strides = [(0, 0) if t is None else t.stride()[:2] for t in as_rows]
+    return as_rows, heads, [stride for pair in strides for stride in pair]
+
+
+def _rms_norm_reference(
+    x: torch.Tensor, weight: torch.Tensor, eps: float, plus_one: bool
+) -> torch.Tensor:
+    """As transformers has it in Lfm2RMSNorm, and in Gemma2RMSNorm for `plus_one`."""
+    normalised = F.rms_norm(x.float(), (x.shape[-1],), eps=eps)
+    if plus_one:
+        return (normalised * (1.0 + weight.float())).to(x.dtype)
+    return (normalised.to(x.dtype) * weight).to(x.dtype)
+
+
+def _total_reference(
+    x: torch.Tensor,
+    residual: torch.Tensor | None,
+    input_weight: torch.Tensor | None,
+    eps: float,
+    plus_one: bool,
+) -> torch.Tensor:
+    if residual is None:
+        return x
+    if input_weight is not None:
+        x = _rms_norm_reference(x, input_weight, eps, plus_one)
+    return x + residual
+
+
+def _layer_norm_reference(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """As transformers has it in Cohere2LayerNorm, but for a mean beyond float32."""
+    return _float32_norm(_less_mean(x), weight, eps).to(x.dtype)
+
+
+def _less_mean(x: torch.Tensor) -> torch.Tensor:
+    mean = x.float().mean(-1, keepdim=True)
+    return x.float() - mean.where(mean.isfinite(), 0.0)
+
+
+def _float32_norm(h: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    inverse = torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + eps)
+    return (h * inverse * weight.float()).masked_fill(inverse == 0, 0.0)

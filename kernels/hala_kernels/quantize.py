@@ -67,7 +67,7 @@ def _store_chunk(q_ptr, q, row, columns, rows, N):
     tl.store(q_ptr + start + columns[None, :], q, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _token_kernel(
     x_ptr,
     q_ptr,
@@ -101,7 +101,7 @@ def _token_kernel(
         _store_chunk(q_ptr, to_e4m3(more, scale[:, None]), row, start + block, rows, N)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _tile_kernel(
     x_ptr,
     q_ptr,
