@@ -29,7 +29,7 @@ from hala_kernels.tuning import Config
 _GROUP = tl.constexpr(GROUP)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])
 def _persistent_kernel(
     a,
     b,

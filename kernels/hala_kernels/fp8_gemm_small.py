@@ -28,7 +28,7 @@ from hala_kernels.tuning import Config, lookup
 _GROUP = tl.constexpr(GROUP)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])
 def _streaming_kernel(
     a,
     b,
@@ -101,7 +101,7 @@ def _streaming_kernel(
         tl.store(at, acc.T, mask=(rows < M)[:, None] & (columns < N)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])
 def _add_parts_kernel(
     parts,
     a_scale,

@@ -65,7 +65,9 @@ def _weighted_mean(total, acc, v_scale_ptr, kv_head):
     return mean
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["table_stride"], do_not_specialize_on_alignment=["table_ptr", "contexts_ptr"]
+)
 def _decode_kernel(
     q_ptr,
     k_ptr,
@@ -162,7 +164,7 @@ def _decode_kernel(
         tl.store(stats_ptr + row * 2 + 1, total, mask=in_group < GROUP)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["contexts_ptr"])
 def _fold_kernel(
     partial_ptr,
     stats_ptr,

@@ -97,7 +97,10 @@ def _visit(
     return peak, total, acc
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["table_stride"],
+    do_not_specialize_on_alignment=["table_ptr", "bounds_ptr", "contexts_ptr"],
+)
 def _prefill_kernel(
     q_ptr,
     k_ptr,

@@ -107,7 +107,7 @@ def _norm_and_rotate(
     return a, b
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def _rope_cache_kernel(
     q_ptr,
     k_ptr,

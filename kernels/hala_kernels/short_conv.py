@@ -117,7 +117,7 @@ def _bias(bias_ptr, columns, mask):
     return acc
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])
 def _step_kernel(
     bcx_ptr,
     weight_ptr,
@@ -179,7 +179,7 @@ def _or_state(u, back: tl.constexpr, state, offset, known, state_stride, TAPS: t
     return tl.where(offset >= back, u, old.to(tl.float32))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])
 def _chunks_kernel(
     bcx_ptr,
     weight_ptr,

@@ -39,7 +39,7 @@ def _where(condition, columns, N):
     return columns < tl.where(condition, N, 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])
 def _forward_kernel(
     bcx_ptr,
     weight_ptr,
@@ -111,7 +111,7 @@ def _forward_kernel(
         tl.store(out_ptr + token.to(tl.int64) * N + columns, y, mask=_where(mine, columns, N))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])
 def _backward_kernel(
     bcx_ptr,
     weight_ptr,

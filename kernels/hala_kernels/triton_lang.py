@@ -20,7 +20,14 @@ try:
     AVAILABLE = True
 except ImportError:
     AVAILABLE = False
-    triton = SimpleNamespace(jit=lambda function: function, cdiv=lambda a, b: -(-a // b))
+
+    def _jit(function=None, **options):
+        return function if function is not None else _jit_with_options
+
+    def _jit_with_options(function):
+        return function
+
+    triton = SimpleNamespace(jit=_jit, cdiv=lambda a, b: -(-a // b))
     tl = SimpleNamespace(constexpr=lambda value: value)
     TensorDescriptor = None
 
