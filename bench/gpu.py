@@ -69,7 +69,7 @@ def kernels(out: Out, minutes: Minutes = 9.0, only: Only = None) -> None:
     log = (out / "kernels.log").open("w")
     code = subprocess.run(command, cwd=REPOSITORY, stdout=log, stderr=log, check=False).returncode
     if not raw.exists():
-        _refuse(f"no benchmark ended (pytest exit {code}): see {out / 'kernels.log'}")
+        refuse(f"no benchmark ended (pytest exit {code}): see {out / 'kernels.log'}")
     result |= summary.collect(json.loads(raw.read_text()))
     raw.unlink()
     _write(out / "kernels.json", result)
@@ -79,7 +79,7 @@ def kernels(out: Out, minutes: Minutes = 9.0, only: Only = None) -> None:
 
 def _begin(stage: str) -> dict[str, Any]:
     if not torch.cuda.is_available():
-        _refuse("no CUDA device here: this measures a GPU")
+        refuse("no CUDA device here: this measures a GPU")
     properties = torch.cuda.get_device_properties(0)
     driver = subprocess.run(
         ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "-i", "0"],
@@ -155,7 +155,7 @@ def _files(pattern: str, only: list[str] | None) -> list[str]:
     files = [pattern.format(name) for name in only]
     for name, file in zip(only, files, strict=True):
         if not (REPOSITORY / file).exists():
-            _refuse(f"no operation is called {name!r}: {file} does not exist")
+            refuse(f"no operation is called {name!r}: {file} does not exist")
     return files
 
 
@@ -164,7 +164,8 @@ def _write(path: Path, result: dict[str, Any]) -> None:
     console.print(f"wrote {path}", highlight=False)
 
 
-def _refuse(message: str) -> None:
+def refuse(message: str) -> None:
+    """One line, and the exit code of wrong usage."""
     print(f"error: {message}", file=sys.stderr)
     raise typer.Exit(2)
 

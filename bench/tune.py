@@ -26,6 +26,7 @@ import typer
 from rich.console import Console
 
 from bench import machine
+from bench.gpu import refuse
 from bench.kernels.problem import OURS, Space
 from bench.kernels.timing import time_on_gpu
 from hala_kernels import tuning
@@ -96,10 +97,10 @@ def main(
 ) -> None:
     """Find launch configurations on this GPU and write them as JSON."""
     if not torch.cuda.is_available():
-        _refuse("no CUDA device here: this tunes for a GPU")
+        refuse("no CUDA device here: this tunes for a GPU")
     known = spaces()
     if unknown := set(table or ()) - set(known):
-        _refuse(f"no space is called {unknown.pop()!r}: one of {', '.join(known)}")
+        refuse(f"no space is called {unknown.pop()!r}: one of {', '.join(known)}")
     deadline = time.monotonic() + 60 * minutes
     chosen = {name: known[name] for name in table or known}
     here = torch.device("cuda", torch.cuda.current_device())
@@ -198,11 +199,6 @@ def _write(out: Path, space: Space, device: Device, entries: list[dict[str, Any]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1) + "\n")
     console.print(f"wrote {path}", highlight=False)
-
-
-def _refuse(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
-    raise typer.Exit(2)
 
 
 if __name__ == "__main__":

@@ -130,6 +130,14 @@ def test_bias_and_residual_are_added_before_the_rounding(
             assert_near(fp8_gemm(*given, **one, out_dtype=dtype), exact(*given, **one))
 
 
+@pytest.mark.parametrize("kind", ["rows", "blocks"])
+def test_reference_adds_bias_and_residual_too(kind, device):
+    given, added = operands(17, 96, 160, kind, device), extras(17, 96, device, torch.float32)
+    with backend.forced("reference"):
+        got = fp8_gemm(*given, **added, out_dtype=torch.float32)
+    assert_near(got, exact(*given, **added))
+
+
 @pytest.mark.parametrize("on", [None, HOPPER])
 @pytest.mark.parametrize("halves", [1, 2])
 @pytest.mark.parametrize("n", [100, 384])  # the second half beyond the end, and a block of its own

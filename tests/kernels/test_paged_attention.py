@@ -223,6 +223,15 @@ def test_no_sequences(implementation, device):
         ({"q": torch.zeros(2, 4, 16)}, "entries"),
         ({"q": torch.zeros(1, 4, 16).bfloat16()}, "dtype"),
         ({"k_scale": torch.ones(2)}, "k_scale"),
+        (
+            {
+                "k_cache": torch.zeros(4, 8, 2, 16).to(torch.float8_e4m3fn),
+                "v_cache": torch.zeros(4, 8, 2, 16).to(torch.float8_e4m3fn),
+                "k_scale": torch.ones(3),
+                "v_scale": torch.ones(2),
+            },
+            "k_scale has shape",
+        ),
         ({"window": 0}, "positive"),
         ({"scale": -1.0}, "positive"),
         ({"page_table": torch.zeros(2, 3, dtype=torch.int64)}, "rows"),
@@ -252,3 +261,18 @@ def test_what_only_the_reference_takes(head_dim, page, message, device, triton_k
         attend(q, cached, [9], 0.3)
     with backend.forced("reference"):
         assert_near(attend(q, cached, [9], 0.3), expected(q, cached, 0.3), 2e-5)
+
+
+def test_the_kernel_wants_both_caches_in_one_layout(device, triton_kernels):
+    cache = torch.zeros(2, 8, 2, 16, device=device)
+    other = torch.zeros(2, 2, 8, 16, device=device).transpose(1, 2)
+    context = torch.tensor([3], device=device)
+    with pytest.raises(ValueError, match="one layout"):
+        paged_attention(
+            torch.zeros(1, 4, 16, device=device),
+            cache,
+            other,
+            torch.zeros(1, 1, dtype=torch.int64, device=device),
+            context,
+            1.0,
+        )

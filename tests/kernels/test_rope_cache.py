@@ -239,3 +239,11 @@ def test_columns_that_do_not_follow_each_other_are_refused(device, triton_kernel
     problem.q = problem.q.repeat_interleave(2, -1)[..., ::2]
     with pytest.raises(ValueError, match="last dimension of q"):
         problem.run()
+
+
+def test_a_strided_table_of_angles_is_refused(device, triton_kernels):
+    x = torch.zeros(3, 1, 8, device=device)
+    cache, slots = torch.zeros(1, 4, 1, 8, device=device), torch.arange(3, device=device)
+    strided = torch.zeros(3, 8, device=device)[:, ::2]
+    with pytest.raises(ValueError, match="cos and sin must be contiguous"):
+        rope_and_cache(x, x, x, strided, strided, cache, cache.clone(), slots)
