@@ -71,9 +71,9 @@ class Runner:
     def _draw(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:
         if not sequences:
             return []
-        if all(sequence.params.is_plain_greedy for sequence in sequences):
-            return sample(logits, None).tolist()
-        return sample(logits, self._sampling_tensors(sequences)).tolist()
+        plain = all(sequence.params.is_plain_greedy for sequence in sequences)
+        params = None if plain else self._sampling_tensors(sequences)
+        return sample(logits, params, with_logprobs=False)[0].tolist()
 
     def _sampling_tensors(self, sequences: list[Sequence]) -> SamplingTensors:
         params = [sequence.params for sequence in sequences]

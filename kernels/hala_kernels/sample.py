@@ -1,8 +1,16 @@
 """From logits to the next token, each row with its own parameters, without a host round trip.
 
-Order of the filters, as in Hugging Face: repetition penalty, temperature, top-k, top-p, min-p. The
-kept probabilities are sorted and the token is where their cumulative sum passes one uniform number,
-which is a hash of (seed, position): a request draws the same tokens whatever runs beside it.
+    x = softcap(logits * logit_scale)           the model's own distribution: log-probabilities
+    y = x / penalty or x * penalty for ids seen before (CTRL, arXiv 1909.05858), else x
+    token = argmax y, at temperature 0
+            else drawn from softmax(y / temperature) over the ids that every filter keeps
+
+Filters in Hugging Face's order: top-k, top-p over what top-k kept, min-p. Each keeps the ids whose
+y is at least a threshold, so equal values are kept or dropped together: top-k keeps all that equal
+the k-th largest, and top-p keeps an id when the ids of strictly larger value hold less than p. The
+draw is an exponential race (sample_noise.py).
+
+Floor: the logits read once. The kernels are in sample_kernels.py.
 """
 
 from __future__ import annotations
@@ -10,6 +18,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+
+from hala_kernels.backend import use_triton
+from hala_kernels.sample_kernels import COLDEST, sample_triton
+from hala_kernels.sample_noise import LOG2E, noise, noise_keys_reference
+
+_CACHED = 1 << 16
+"""The reference makes noise for so many logits at a time."""
+
+_RANKS = 256
+"""The reference looks for a threshold among so many of the largest logits, then among 16 times
+more, before it sorts all."""
 
 
 @dataclass(frozen=True)
@@ -30,22 +49,72 @@ class SamplingTensors:
     history: torch.Tensor | None = None
 
 
-def sample(logits: torch.Tensor, params: SamplingTensors | None) -> torch.Tensor:
-    """`logits` [S, V] -> token ids [S] int64. `params` None: every row greedy."""
+def sample(
+    logits: torch.Tensor,
+    params: SamplingTensors | None,
+    *,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    with_logprobs: bool = True,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The next token of each row, and its log-probability under softmax(x).
+
+    `logits` [S, V], bfloat16 or float32, rows of any stride; `params` None: every row greedy.
+    `softcap` c makes c * tanh(x / c) of scaled logits. -> token ids [S] int64; log-probabilities
+    [S] float32, or None without `with_logprobs`. Equal logits: the lowest id. Raises ValueError
+    for shapes that do not belong together, and a scale or cap that is not positive.
+    """
+    _check(logits, params, logit_scale, softcap)
+    if use_triton(logits):
+        return sample_triton(logits, params, logit_scale, softcap, with_logprobs)
+    return _sample_reference(logits, params, logit_scale, softcap, with_logprobs)
+
+
+def _check(
+    logits: torch.Tensor,
+    params: SamplingTensors | None,
+    logit_scale: float,
+    softcap: float | None,
+) -> None:
+    if logits.ndim != 2 or logits.shape[1] == 0:
+        raise ValueError(f"logits must be [S, V] with V > 0, not {list(logits.shape)}")
+    if logits.shape[1] > 1 and logits.stride(1) != 1:
+        raise ValueError("the last dimension of the logits must be contiguous")
+    if logit_scale <= 0 or (softcap is not None and softcap <= 0):
+        raise ValueError(f"logit_scale {logit_scale} and softcap {softcap} must be positive")
     if params is None:
-        return _argmax(logits)
-    logits = logits.float()
-    if params.penalty is not None and params.history is not None:
-        logits = _penalise_repetition(logits, params.history, params.penalty)
-    greedy = _argmax(logits)
-    scaled = logits / params.temperature.clamp(min=1e-6).unsqueeze(1)
-    ranked, ids = scaled.sort(dim=-1, descending=True, stable=True)
-    probability = _filter(ranked, params).cumsum(-1, dtype=torch.float64)
-    target = uniform(params.seed, params.position).unsqueeze(1) * probability[:, -1:]
-    # The first rank whose cumulative probability exceeds the target: it has a positive share.
-    rank = torch.searchsorted(probability, target, right=True).clamp(max=logits.shape[1] - 1)
-    drawn = ids.gather(1, rank).squeeze(1)
-    return torch.where(params.temperature > 0, drawn, greedy)
+        return
+    rows = logits.shape[0]
+    names = ["temperature", "top_k", "top_p", "min_p", "seed", "position"]
+    if (params.penalty is None) != (params.history is None):
+        raise ValueError("penalty and history go together: give both or neither")
+    if params.penalty is not None:
+        names.append("penalty")
+        if params.history.ndim != 2 or params.history.shape[0] != rows:
+            raise ValueError(f"history must be [{rows}, L], not {list(params.history.shape)}")
+    for name in names:
+        if getattr(params, name).shape != (rows,):
+            shape = list(getattr(params, name).shape)
+            raise ValueError(f"{name} must be [{rows}] as the logits have rows, not {shape}")
+
+
+def _sample_reference(
+    logits: torch.Tensor,
+    params: SamplingTensors | None,
+    logit_scale: float,
+    softcap: float | None,
+    with_logprobs: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    x = logits
+    if logit_scale != 1 or softcap is not None:
+        x = logits.float() * logit_scale
+        if softcap is not None:
+            x = x.div_(softcap).tanh_().mul_(softcap)
+    tokens = _argmax(x) if params is None else _drawn(x.float(), params)
+    if not with_logprobs:
+        return tokens, None
+    x = x.float()
+    return tokens, x.gather(1, tokens.unsqueeze(1)).squeeze(1) - x.logsumexp(1)
 
 
 def _argmax(logits: torch.Tensor) -> torch.Tensor:
@@ -53,39 +122,76 @@ def _argmax(logits: torch.Tensor) -> torch.Tensor:
     return logits.max(-1).indices
 
 
-def _penalise_repetition(
-    logits: torch.Tensor, history: torch.Tensor, penalty: torch.Tensor
+def _drawn(x: torch.Tensor, params: SamplingTensors) -> torch.Tensor:
+    """Tokens of `x` [S, V] float32."""
+    y = x
+    if params.penalty is not None:
+        y = _penalised(x, params.history, params.penalty)
+    tokens = _argmax(y)
+    v = y.shape[1]
+    with_k = (params.top_k > 0) & (params.top_k < v)
+    filtered = with_k | (params.top_p < 1) | (params.min_p > 0)
+    noisy = params.temperature > 0
+    sharpness = LOG2E / params.temperature.float().clamp(min=COLDEST)
+    keys = noise_keys_reference(params.seed, params.position)
+    every_id = torch.arange(v, device=y.device)
+    rows = (noisy & ~filtered).nonzero().flatten()
+    for part in rows.split(max(1, _CACHED // v)):
+        score = noise(every_id, tuple(key[part].unsqueeze(1) for key in keys))
+        tokens[part] = _argmax(score.addcmul_(y[part], sharpness[part].unsqueeze(1)))
+    rows = (noisy & filtered).nonzero().flatten()
+    if len(rows):
+        kept = _kept(y[rows], sharpness[rows], *(
+            column[rows] for column in (params.top_k, with_k, params.top_p, params.min_p)
+        ))  # fmt: skip
+        at, ids = kept.nonzero(as_tuple=True)
+        row = rows[at]
+        score = noise(ids, tuple(key[row] for key in keys)) + y[row, ids] * sharpness[row]
+        best = score.new_full((len(rows),), -torch.inf).scatter_reduce_(0, at, score, "amax")
+        first = torch.where(score == best[at], ids, v)
+        drawn = tokens.new_full((len(rows),), v).scatter_reduce_(0, at, first, "amin")
+        tokens[rows] = torch.where(drawn < v, drawn, tokens[rows])
+    return tokens
+
+
+def _penalised(x: torch.Tensor, history: torch.Tensor, penalty: torch.Tensor) -> torch.Tensor:
+    seen = x.gather(1, history)
+    penalty = penalty.float().unsqueeze(1)
+    return x.scatter(1, history, torch.where(seen > 0, seen * (1 / penalty), seen * penalty))
+
+
+def _kept(
+    y: torch.Tensor,
+    sharpness: torch.Tensor,
+    top_k: torch.Tensor,
+    with_k: torch.Tensor,
+    top_p: torch.Tensor,
+    min_p: torch.Tensor,
 ) -> torch.Tensor:
-    """Divide positive, multiply negative logits of tokens seen before (CTRL, arXiv 1909.05858)."""
-    seen = logits.gather(1, history)
-    penalty = penalty.unsqueeze(1)
-    seen = torch.where(seen > 0, seen / penalty, seen * penalty)
-    return logits.scatter(1, history, seen)
-
-
-def _filter(ranked: torch.Tensor, params: SamplingTensors) -> torch.Tensor:
-    """Probabilities of `ranked` logits [S, V] (descending), zero where a filter drops the rank."""
-    ranks = torch.arange(ranked.shape[1], device=ranked.device)
-    top_k = torch.where(params.top_k > 0, params.top_k, ranked.shape[1]).unsqueeze(1)
-    kept = ranked.masked_fill(ranks >= top_k, float("-inf"))
-    probability = kept.softmax(-1)
-    before = probability.cumsum(-1) - probability
-    drop = (before >= params.top_p.unsqueeze(1)) & (params.top_p < 1).unsqueeze(1)
-    # min-p is a share of the best token's probability, which top-p's renormalisation leaves alone.
-    drop |= probability < params.min_p.unsqueeze(1) * probability[:, :1]
-    drop[:, 0] = False
-    return probability.masked_fill(drop, 0.0)
-
-
-def uniform(seed: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
-    """Numbers in [0, 1), float64: the SplitMix64 finaliser over (seed, position), both int64."""
-    z = seed * -7046029254386353131 + (position + 1) * -4658895280553007687
-    z = (z ^ _shift_right(z, 30)) * -4658895280553007687
-    z = (z ^ _shift_right(z, 27)) * -7723592293110705685
-    z = z ^ _shift_right(z, 31)
-    return _shift_right(z, 11).double() / 2.0**53
-
-
-def _shift_right(z: torch.Tensor, bits: int) -> torch.Tensor:
-    """Logical shift: torch's int64 shift is arithmetic."""
-    return (z >> bits) & ((1 << (64 - bits)) - 1)
+    """Which ids of `y` [R, V] the filters keep; `sharpness` is log2(e) / temperature."""
+    largest, sharpness = y.amax(1, keepdim=True), sharpness.unsqueeze(1)
+    threshold = y.new_full((len(y), 1), -torch.inf)
+    rows = (with_k | (top_p < 1)).nonzero().flatten()
+    v = y.shape[1]
+    ranks = min(v, max(_RANKS, 2 * int(torch.where(with_k, top_k, 0).max())))
+    while len(rows):
+        part = y[rows]
+        top, s = largest[rows], sharpness[rows]
+        ranked = part.topk(ranks).values if ranks < v else part.sort(1, descending=True).values
+        k = torch.where(with_k, top_k, ranks)[rows].unsqueeze(1)
+        limited = with_k[rows].unsqueeze(1)
+        floor = torch.where(limited, ranked.gather(1, k.clamp(max=ranks) - 1), -torch.inf)
+        p = torch.where(top_p < 1, top_p, torch.inf)[rows].unsqueeze(1)
+        weight = ((ranked - top) * s).exp2_().masked_fill_(ranked < floor, 0.0).double()
+        total = weight.sum(1, keepdim=True)
+        if ranks < v and not limited.all():
+            every = ((part - top) * s).exp2_().sum(1, keepdim=True, dtype=torch.float64)
+            total = torch.where(limited, total, every)
+        upto = weight.cumsum(1)
+        count = (upto - weight < p * total).sum(1, keepdim=True).clamp(min=1)
+        threshold[rows] = ranked.gather(1, count - 1).maximum(floor)
+        # Resolved, unless what lies beyond the ranks matters: equals of the k-th, or more mass.
+        settled = torch.where(limited, ranked[:, -1:] < floor, upto[:, -1:] >= p * total)
+        rows = rows[~settled.flatten()] if ranks < v else rows[:0]
+        ranks = min(v, 16 * ranks)
+    return (y >= threshold) & ((y - largest) * sharpness >= min_p.float().log2().unsqueeze(1))
