@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+
 from hala_kernels.fp8_gemm import fp8_gemm
 
 DEPTHS = (2048, 12288, 36864)
