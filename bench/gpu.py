@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -121,23 +123,29 @@ def _tests(only: list[str] | None, out: Path, deadline: float) -> dict[str, Any]
     report = out / "tests.xml"
     command = [sys.executable, "-m", "pytest", *_files("tests/kernels/test_{}.py", only), "-q"]
     command += ["-p", "no:cacheprovider", f"--junit-xml={report}", "--timeout=120"]
+    if find_spec("xdist"):  # most of the time is compilation, which wants every core
+        command += ["-n", str(os.cpu_count())]
     environment = {**os.environ, "TRITON_INTERPRET": "0"}
-    log = (out / "tests.log").open("w")
-    try:
-        subprocess.run(
-            command,
-            cwd=REPOSITORY,
-            env=environment,
-            stdout=log,
-            stderr=log,
-            timeout=max(1.0, deadline - time.monotonic() - 30),
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return {"passed": 0, "failed": [f"not done in time: see {out / 'tests.log'}"], "skipped": 0}
+    log = out / "tests.log"
+    late = []
+    with (
+        log.open("w") as file,
+        subprocess.Popen(
+            command, cwd=REPOSITORY, env=environment, stdout=file, stderr=file
+        ) as running,
+    ):
+        try:
+            running.wait(max(1.0, deadline - time.monotonic() - 40))
+        except subprocess.TimeoutExpired:
+            running.send_signal(signal.SIGINT)  # pytest then reports what it has
+            late = [f"not all done in time: see {log}"]
+            try:
+                running.wait(25)
+            except subprocess.TimeoutExpired:
+                running.kill()
     if not report.exists():
-        return {"passed": 0, "failed": [f"no test ran: see {out / 'tests.log'}"], "skipped": 0}
-    passed, skipped, failed = 0, 0, []
+        return {"passed": 0, "failed": [*late, f"no test ended: see {log}"], "skipped": 0}
+    passed, skipped, failed = 0, 0, late
     for case in ET.parse(report).iter("testcase"):
         kinds = {child.tag for child in case}
         if kinds & {"failure", "error"}:

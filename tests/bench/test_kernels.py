@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,26 @@ def test_an_unknown_operation_is_named(capsys: pytest.CaptureFixture[str]) -> No
         gpu._files("tests/kernels/test_{}.py", ["no_such"])
     assert raised.value.exit_code == 2
     assert "no_such" in capsys.readouterr().err
+
+
+def test_check_counts_what_passed_failed_and_was_not_reached(tmp_path: Path, monkeypatch) -> None:
+    tests = tmp_path / "tests/kernels"
+    tests.mkdir(parents=True)
+    (tests / "test_norm.py").write_text(
+        "import pytest, time\n"
+        "def test_good(): pass\n"
+        "def test_bad(): assert False\n"
+        "def test_left_out(): pytest.skip('no')\n"
+        "def test_slow(): time.sleep(60)\n"
+        "def test_after(): pass\n"
+    )
+    monkeypatch.setattr(gpu, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(gpu, "find_spec", lambda name: None)
+    counted = gpu._tests(["norm"], tmp_path, deadline=time.monotonic() + 47)
+    assert counted["skipped"] == 1
+    assert counted["passed"] <= 2, "pytest's report takes the interrupted test for a passed one"
+    assert any("test_bad" in name for name in counted["failed"])
+    assert any("not all done in time" in name for name in counted["failed"])
 
 
 def gated_mul_problem(shape: dict[str, int]) -> Problem:
