@@ -21,7 +21,7 @@ from hala_engine.layers.mlp import GatedMLP
 from hala_engine.layers.norm import RMSNorm
 from hala_engine.layers.rotary import rotary_table
 from hala_kernels.rope_cache import rope_and_cache
-from hala_kernels.short_conv import short_conv
+from hala_kernels.short_conv import TAPS, short_conv
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,9 @@ class Lfm2Config:
             raise InputError(
                 f"config.json: layer_types must name conv or full_attention for {layers} layers"
             )
+        taps = c.get("conv_L_cache", 3)
+        if "conv" in kinds and taps not in TAPS:
+            raise InputError(f"config.json: conv_L_cache must be 2, 3 or 4, not {taps}")
         return cls(
             vocab_size=c["vocab_size"],
             hidden=c["hidden_size"],
@@ -61,7 +64,7 @@ class Lfm2Config:
             heads=c["num_attention_heads"],
             kv_heads=c["num_key_value_heads"],
             head_dim=c.get("head_dim") or c["hidden_size"] // c["num_attention_heads"],
-            conv_taps=c.get("conv_L_cache", 3),
+            conv_taps=taps,
             conv_bias=c.get("conv_bias", False),
             norm_eps=c.get("norm_eps", 1e-5),
             rope_theta=_rope_theta(c),

@@ -70,6 +70,11 @@ def test_config_without_a_needed_key(directory):
     assert "hidden_size" in refused(directory)
 
 
+def test_a_convolution_of_unsupported_length(directory):
+    rewrite_config(directory, conv_L_cache=7)
+    assert "conv_L_cache must be 2, 3 or 4, not 7" in refused(directory)
+
+
 def test_unsupported_rope(directory):
     rewrite_config(directory, rope_parameters={"rope_type": "yarn", "rope_theta": 1e4})
     assert "yarn" in refused(directory)
