@@ -25,11 +25,6 @@ F32_TOLERANCE = 2e-5
 IGNORED = -100
 
 
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
-
-
 def two_steps(hidden, weight, targets, ignore_index=IGNORED, logit_scale=1.0, softcap=None):
     logits = F.linear(hidden, weight) * logit_scale
     if softcap is not None:

@@ -1,4 +1,4 @@
-"""The sampler against plain statements of each filter, in float64, and against the softmax."""
+"""The sampler against plain statements of each filter, in float64."""
 
 from __future__ import annotations
 
@@ -11,186 +11,15 @@ from hypothesis import strategies as st
 
 from hala_kernels.backend import Device, forced, standing_in
 from hala_kernels.sample import SamplingTensors, sample
-from hala_kernels.sample_noise import noise, noise_keys_reference
 from hala_kernels.tuning import forcing
 from tests.kernels.compare import assert_near
-
-COLUMNS = {
-    "temperature": (1.0, torch.float32),
-    "top_k": (0, torch.int64),
-    "top_p": (1.0, torch.float32),
-    "min_p": (0.0, torch.float32),
-    "seed": (0, torch.int64),
-    "position": (None, torch.int64),
-}
-
-
-def tensors(rows: int, device: torch.device, history=None, penalty=1.0, **values):
-    """A value for all rows, or one for each."""
-    unknown = set(values) - set(COLUMNS)
-    assert not unknown, unknown
-    columns = {}
-    for name, (default, dtype) in COLUMNS.items():
-        value = values.get(name, default)
-        value = torch.arange(rows) if value is None else torch.as_tensor(value, dtype=dtype)
-        columns[name] = value.to(dtype).expand(rows).contiguous().to(device)
-    if history is not None:
-        columns["history"] = torch.as_tensor(history).expand(rows, -1).to(device)
-        columns["penalty"] = torch.as_tensor(penalty, dtype=torch.float32).expand(rows).to(device)
-    return SamplingTensors(**columns)
-
-
-def exact_y(logits: torch.Tensor, params: SamplingTensors, logit_scale=1.0, softcap=None):
-    """x and y in float64; scaling as float32 does it, since equal logits must stay equal."""
-    x = (logits.float() * logit_scale).double()
-    if softcap is not None:
-        x = softcap * (x / softcap).tanh()
-    y = x.clone()
-    if params.history is not None:
-        for row, ids in enumerate(params.history.tolist()):
-            p = params.penalty[row].double()
-            for i in set(ids):
-                y[row, i] = x[row, i] / p if x[row, i] > 0 else x[row, i] * p
-    return x, y
-
-
-def exact_margin(y: torch.Tensor, params: SamplingTensors, row: int) -> torch.Tensor:
-    """For each id, by how much of a filter's quantity it is inside (> 0) or outside (<= 0), in
-    float64: near zero, rounding may decide. A filter that is off leaves infinity."""
-    z = y[row] / params.temperature[row].double()
-    margin = torch.full_like(z, torch.inf)
-    k, p, min_p = params.top_k[row].item(), params.top_p[row].double(), params.min_p[row].double()
-    larger = z.unsqueeze(1) < z.unsqueeze(0)  # [i, j]: j is larger than i
-    kept = torch.ones_like(z, dtype=torch.bool)
-    if 0 < k < len(z):
-        kept = larger.sum(1) < k
-        margin = torch.where(kept, margin, -torch.inf)
-    share = (z - z.max()).exp() * kept
-    if p < 1:
-        above = (larger.double() @ share) / share.sum()
-        below = torch.where(z == z.max(), torch.inf, p - above)
-        margin = torch.minimum(margin, below)
-    if min_p > 0:
-        margin = torch.minimum(margin, (z - z.max()).exp() - min_p + 1e-300)
-        margin = torch.where((z == z.max()) & (min_p <= 1), torch.inf, margin)
-    return margin
-
-
-def assert_drawn_from_the_kept(logits, params, tokens, **options) -> None:
-    """Each token wins the race among the ids that float64 keeps, but for rounding."""
-    _, y = exact_y(logits.cpu(), on_cpu(params), **options)
-    params = on_cpu(params)
-    for row, token in enumerate(tokens.tolist()):
-        temperature = params.temperature[row].double()
-        if temperature == 0:
-            assert y[row, token] >= y[row].max() - 1e-5 * y[row].max().abs()
-            continue
-        margin = exact_margin(y, params, row)
-        assert margin[token] > -1e-5, f"row {row}: {token} was filtered by {margin[token]}"
-        keys = tuple(key[row] for key in noise_keys_reference(params.seed, params.position))
-        z = y[row] / temperature * 1.4426950408889634
-        score = z + noise(torch.arange(len(z)), keys).double()
-        best = score[margin > 1e-5].max()
-        slack = 1e-4 + 1e-6 * z[margin > 1e-5].abs().max()
-        assert score[token] >= best - slack, f"row {row}: {token} lost to a kept id"
-
-
-def on_cpu(params: SamplingTensors) -> SamplingTensors:
-    return SamplingTensors(
-        **{k: None if v is None else v.cpu() for k, v in params.__dict__.items()}
-    )
-
-
-def assert_logprobs(logits, params, tokens, logprobs, **options) -> None:
-    x, _ = exact_y(logits.cpu(), on_cpu(params), **options)
-    want = x.log_softmax(1).gather(1, tokens.cpu().unsqueeze(1)).squeeze(1)
-    assert logprobs.dtype == torch.float32
-    assert ((logprobs.cpu().double() - want).abs() <= 1e-5 + 1e-6 * x.abs().amax(1)).all()
-
-
-def random_logits(rows: int, v: int, device, spread: float = 3.0) -> torch.Tensor:
-    return torch.randn(rows, v, device=device) * spread
-
-
-# Distributions, on many rows at once: with the kernel only on a GPU, where rows are cheap.
-
-LOGITS = torch.tensor([0.3, 2.0, -1.0, 1.2, 1.9, -4.0, 0.0, 0.9])
-
-
-@pytest.fixture
-def many(device):
-    with forced("auto"):
-        yield 40_000
-
-
-def frequencies(logits: torch.Tensor, draws: int, device, **values) -> torch.Tensor:
-    logits = logits.to(device).expand(draws, -1)
-    tokens, _ = sample(logits, tensors(draws, device, **values))
-    return torch.bincount(tokens, minlength=logits.shape[1]).double().cpu()
-
-
-def chi_square_excess(counts: torch.Tensor, p: torch.Tensor) -> float:
-    """Standard deviations by which Pearson's statistic exceeds its mean."""
-    expected = p * counts.sum()
-    degrees = len(p) - 1
-    return ((((counts - expected) ** 2 / expected).sum() - degrees) / (2 * degrees) ** 0.5).item()
-
-
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-@pytest.mark.parametrize("vary", ["position", "seed"])
-def test_frequencies_follow_the_softmax(temperature, vary, many, device):
-    numbers = {"seed": 0, "position": 7, vary: torch.arange(many)}
-    counts = frequencies(LOGITS, many, device, temperature=temperature, **numbers)
-    assert chi_square_excess(counts, (LOGITS.double() / temperature).softmax(0)) < 4
-
-
-def test_a_flat_distribution_has_no_favourites(many, device):
-    counts = frequencies(torch.zeros(1000), many, device)
-    assert chi_square_excess(counts, torch.full((1000,), 1e-3, dtype=torch.float64)) < 4
-    assert abs(counts[:500].sum() - many / 2) < 4 * (many / 4) ** 0.5
-
-
-def test_successive_draws_are_independent(many, device):
-    logits = LOGITS.to(device).expand(many, -1)
-    p = LOGITS.double().softmax(0)
-    draws = [
-        sample(logits, tensors(many, device, seed=seed, position=position))[0].cpu()
-        for seed in (3, 4)
-        for position in (torch.arange(many), torch.arange(many) + 1)
-    ]
-    pairs = (p.unsqueeze(1) * p).flatten()
-    for first, second in ((0, 1), (0, 2), (1, 2), (0, 3)):
-        counts = torch.bincount(draws[first] * 8 + draws[second], minlength=64).double()
-        if (first, second) in ((0, 1), (1, 2)):  # the same numbers a step apart: shift one back
-            counts = torch.bincount(draws[first][1:] * 8 + draws[second][1:], minlength=64).double()
-        assert chi_square_excess(counts, pairs) < 5
-
-
-def test_noise_is_uniform_and_uncorrelated():
-    ids, rows = torch.arange(65536), []
-    for seed, position in ((0, 0), (0, 1), (1, 0), (1, 1), (2**40, 0), (-1, 5)):
-        keys = noise_keys_reference(torch.tensor(seed), torch.tensor(position))
-        rows.append((-(noise(ids, keys).double().neg().exp2())).exp())  # exp(-E) is uniform
-    for u in rows:
-        counts = torch.histc(u.float(), 256, 0, 1).double()
-        assert chi_square_excess(counts, torch.full((256,), 1 / 256, dtype=torch.float64)) < 4
-    stack = torch.stack([*rows, rows[0].roll(1), rows[0].roll(256)])
-    correlation = torch.corrcoef(stack) - torch.eye(len(stack))
-    assert correlation.abs().max() * 256 < 4.5
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("top_k", 1), ("top_k", 3), ("top_p", 0.3), ("top_p", 0.8), ("min_p", 0.2), ("min_p", 0.6)],
+from tests.kernels.sample_oracle import (
+    COLUMNS,
+    assert_drawn_from_the_kept,
+    assert_logprobs,
+    random_logits,
+    tensors,
 )
-def test_filtered_frequencies_follow_the_softmax_of_the_kept(name, value, many, device):
-    counts = frequencies(LOGITS, many, device, **{name: value})
-    margin = exact_margin(LOGITS.double()[None], tensors(1, "cpu", **{name: value}), 0)
-    kept = margin > 0
-    assert torch.equal(counts > 0, kept)
-    if kept.sum() > 1:
-        assert chi_square_excess(counts[kept], LOGITS.double()[kept].softmax(0)) < 4
-
 
 # Tokens and log-probabilities of both implementations, against float64.
 

@@ -17,7 +17,6 @@ class Chip:
     capability: int
     multiprocessors: int
     shared_limit: int
-    examples: str
 
     @property
     def device(self) -> Device:
@@ -28,9 +27,9 @@ TENSOR_MEMORY_COLUMNS = 512
 """That a block of sm_100 may ask for; no other chip here has tensor memory."""
 
 CHIPS = {
-    89: Chip(89, 142, 99 * 1024, "L4, L40S, RTX 4090"),
-    90: Chip(90, 132, 227 * 1024, "H100, H200"),
-    100: Chip(100, 148, 227 * 1024, "B200"),
+    89: Chip(89, 142, 99 * 1024),  # L4, L40S, RTX 4090
+    90: Chip(90, 132, 227 * 1024),  # H100, H200
+    100: Chip(100, 148, 227 * 1024),  # B200
 }
 
 
