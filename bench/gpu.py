@@ -1,7 +1,8 @@
 """`python -m bench.gpu STAGE --out DIR`: everything that is measured on one GPU, a stage a command.
 
-`check`: the compile gate for this chip, every test of the kernels on the device, and the error of
-FP8 accumulation against float64. `kernels`: every kernel beside its peers and its floor.
+`check`: the compile gate for this chip, every test of the kernels on the device, small models on
+them beside `transformers`, and the error of FP8 accumulation against float64. `kernels`: every
+kernel beside its peers and its floor.
 Each stays within `--minutes`; what was not reached is named, not lost.
 """
 
@@ -27,6 +28,10 @@ from bench import machine
 from bench.kernels import summary
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+ENGINE_TESTS = "tests/engine/test_triton_path.py"
+"""Of models on the kernels."""
+
 console = Console(width=None if sys.stdout.isatty() else 160)
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -119,9 +124,11 @@ def _gate(capability: int, only: list[str] | None, out: Path) -> dict[str, Any]:
 
 
 def _tests(only: list[str] | None, out: Path, deadline: float) -> dict[str, Any]:
-    """Names of the kernels' tests that passed, failed or were skipped on the device."""
+    """The tests of the kernels, and of models on them, that passed, failed or were skipped on the
+    device."""
     report = out / "tests.xml"
-    command = [sys.executable, "-m", "pytest", *_files("tests/kernels/test_{}.py", only), "-q"]
+    files = _files("tests/kernels/test_{}.py", only) + ([] if only else [ENGINE_TESTS])
+    command = [sys.executable, "-m", "pytest", *files, "-q"]
     command += ["-p", "no:cacheprovider", f"--junit-xml={report}", "--timeout=120"]
     if find_spec("xdist"):  # most of the time is compilation, which wants every core
         command += ["-n", str(os.cpu_count())]

@@ -7,14 +7,30 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hala_engine.engine import Engine, EngineConfig, EngineStats, Output
+    from hala_engine.logprobs import TokenLogprob
     from hala_engine.sampling import SamplingParams
 
-__all__ = ["Engine", "EngineConfig", "EngineStats", "Output", "SamplingParams"]
+_MODULES = {
+    "Engine": "engine",
+    "EngineConfig": "engine",
+    "EngineStats": "engine",
+    "Output": "engine",
+    "SamplingParams": "sampling",
+    "TokenLogprob": "logprobs",
+}
+
+__all__ = [
+    "Engine",
+    "EngineConfig",
+    "EngineStats",
+    "Output",
+    "SamplingParams",
+    "TokenLogprob",
+]
 
 
 def __getattr__(name: str) -> object:
     """Loaded on first use: torch takes seconds, and `hala-engine --help` needs none of it."""
-    if name not in __all__:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "sampling" if name == "SamplingParams" else "engine"
-    return getattr(import_module(f"{__name__}.{module}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

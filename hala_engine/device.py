@@ -38,6 +38,11 @@ def _has_bfloat16(device: torch.device) -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
+def multiplies_fp8(device: torch.device) -> bool:
+    """Whether FP8 weights stay FP8 there: the tensor cores of sm_89 (Ada) and later take e4m3."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
+
+
 def available_memory(device: torch.device) -> int:
     """Bytes that can still be taken: free on a GPU, available on the host."""
     if device.type == "cuda":

@@ -13,18 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from hala_engine.batch import CacheSpec
 from hala_engine.cache import Cache
-from hala_engine.device import available_memory, choose_device, choose_dtype
+from hala_engine.device import available_memory, choose_device, choose_dtype, multiplies_fp8
 from hala_engine.errors import InputError
-from hala_engine.layers.linear import Placement
+from hala_engine.logprobs import TokenLogprob
+from hala_engine.memory import CachePlan, plan_cache
 from hala_engine.models.registry import load_model
+from hala_engine.prefix import SharedPrefixes
 from hala_engine.runner import Runner
 from hala_engine.sampling import SamplingParams, StopStrings
 from hala_engine.scheduler import Scheduler, Sequence
 from hala_engine.tokenizer import Tokenizer, trim_unfinished_character
-from hala_engine.weights.checkpoint import fingerprint, read_json, resolve_model
+from hala_engine.weights.directory import fingerprint, read_json, resolve_model
+from hala_engine.weights.loading import Placement
 
 Prompt = str | list[int] | list[dict]
 """Plain text, token ids, or chat messages."""
@@ -32,15 +35,20 @@ Prompt = str | list[int] | list[dict]
 INVARIANT_CHUNK = 256
 """Prompt chunk of the deterministic mode, whatever the token budget."""
 
+MAX_PREFIXES = 16
+"""Shared prefixes that are kept: a job has few templates, and each costs a convolution state."""
+
 
 @dataclass(frozen=True)
 class EngineConfig:
     """device: auto, cpu, cuda. dtype: auto (bfloat16 where the processor has it), float32,
-    bfloat16. max_batch_size: sequences that run at once. max_batched_tokens: tokens of a step;
-    None: 512 on the CPU (more only makes its temporaries fall out of cache), 8192 on a GPU.
-    memory_utilization: share of the memory that is free after loading which the cache may take.
-    max_model_len: prompt and output tokens of a request; None: the model's own limit.
-    deterministic: greedy tokens of a request do not depend on what runs beside it."""
+    bfloat16. kv_cache_dtype: auto (as `dtype`), fp8 (e4m3). max_batch_size: sequences that run at
+    once. max_batched_tokens: tokens of a step; None: 512 on the CPU (more only makes its
+    temporaries fall out of cache), 8192 on a GPU. memory_utilization: share of the memory that is
+    free after loading which the cache may take. max_model_len: prompt and output tokens of a
+    request; None: the model's own limit. deterministic: greedy tokens of a request do not depend on
+    what runs beside it. prefix_caching: what prompts have in common at their start is computed
+    once."""
 
     device: str = "auto"
     dtype: str = "auto"
@@ -51,6 +59,7 @@ class EngineConfig:
     max_model_len: int | None = None
     page_size: int = 16
     deterministic: bool = False
+    prefix_caching: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -59,14 +68,48 @@ class EngineConfig:
                 raise InputError(f"{name} must be at least 1")
         if not 0 < self.memory_utilization <= 1:
             raise InputError("memory_utilization must be above 0 and at most 1")
-        if self.kv_cache_dtype != "auto":
-            raise InputError(f"kv_cache_dtype {self.kv_cache_dtype} is not supported yet; use auto")
+        if self.kv_cache_dtype not in ("auto", "fp8"):
+            raise InputError(f"kv_cache_dtype {self.kv_cache_dtype!r} is not one of auto, fp8")
+
+    def kv_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """Of the cache's K and V in a model of `dtype`."""
+        return torch.float8_e4m3fn if self.kv_cache_dtype == "fp8" else dtype
+
+    @property
+    def max_snapshots(self) -> int:
+        return MAX_PREFIXES if self.prefix_caching else 0
+
+    def step_tokens(self, device: torch.device) -> int:
+        """The most tokens of a step."""
+        budget = self.max_batched_tokens or (512 if device.type == "cpu" else 8192)
+        return max(budget, INVARIANT_CHUNK) if self.deterministic else budget
+
+    def plan_cache(
+        self, model: nn.Module, *, free: int, dtype: torch.dtype, device: torch.device
+    ) -> CachePlan:
+        """The cache of `model` in `dtype` where `device` has `free` bytes left. Raises InputError
+        when there is no room for a single page."""
+        limit = model.config.max_positions
+        return plan_cache(
+            model.cache_spec,
+            free=int(free * self.memory_utilization),
+            dtype=dtype,
+            kv_dtype=self.kv_dtype(dtype),
+            page_size=self.page_size,
+            max_sequences=self.max_batch_size,
+            max_snapshots=self.max_snapshots,
+            max_model_len=min(limit, self.max_model_len or limit),
+            chunk=self.step_tokens(device),
+            where=device,
+        )
 
 
 @dataclass(frozen=True)
 class Output:
     """`index`: position of the prompt. `finish_reason`: stop, length, or error with its `error`.
-    `token_ids` and `text` leave out the stop token and stop string."""
+    `token_ids` leaves out the stop token, `text` the stop string as well. `logprobs`: of each of
+    `token_ids`, and `prompt_logprobs`: of the prompt's tokens, None for the first; both None unless
+    asked for."""
 
     index: int
     text: str
@@ -74,11 +117,14 @@ class Output:
     prompt_tokens: int
     finish_reason: str
     error: str | None = None
+    logprobs: list[TokenLogprob] | None = None
+    prompt_logprobs: list[float | None] | None = None
 
 
 @dataclass
 class EngineStats:
-    """What runs now (`running`, `waiting`, `cache_use` from 0 to 1) and totals since the start."""
+    """What runs now (`running`, `waiting`, `cache_use` from 0 to 1) and totals since the start.
+    `shared_tokens`: prompt tokens that were not computed, since a shared prefix had been."""
 
     max_batch_size: int
     running: int = 0
@@ -86,6 +132,7 @@ class EngineStats:
     cache_use: float = 0.0
     prompt_tokens: int = 0
     output_tokens: int = 0
+    shared_tokens: int = 0
     steps: int = 0
     preemptions: int = 0
 
@@ -108,23 +155,32 @@ class Engine:
         self.device = choose_device(config.device)
         self.dtype = choose_dtype(config.dtype, self.device)
         self.batch_invariant = config.deterministic
-        place = Placement(self.dtype, self.device, invariant=config.deterministic)
+        place = Placement(
+            self.dtype,
+            self.device,
+            invariant=config.deterministic,
+            fp8=multiplies_fp8(self.device),
+        )
         self.model = load_model(self.model_path, place)
         self.tokenizer = Tokenizer(self.model_path)
         self._stop_ids = _stop_ids(self.model_path, self.tokenizer)
-        limit = self.model.config.max_positions
-        wanted = min(limit, config.max_model_len or limit)
-        spec = self.model.cache_spec
-        num_pages = _plan_pages(spec, config, wanted, self.device, self.dtype.itemsize)
-        self.max_model_len = min(wanted, num_pages * config.page_size)
+        self.plan = config.plan_cache(
+            self.model, free=available_memory(self.device), dtype=self.dtype, device=self.device
+        )
+        self.max_model_len = self.plan.max_model_len
         self.cache = Cache(
-            spec,
-            num_pages=num_pages,
+            self.model.cache_spec,
+            num_pages=self.plan.num_pages,
             page_size=config.page_size,
             max_sequences=config.max_batch_size,
             max_model_len=self.max_model_len,
             dtype=self.dtype,
+            kv_dtype=config.kv_dtype(self.dtype),
             device=self.device,
+            max_snapshots=config.max_snapshots,
+        )
+        self.prefixes = SharedPrefixes(
+            self.cache, config.max_snapshots, INVARIANT_CHUNK if config.deterministic else 1
         )
         self.runner = Runner(self.model, self.cache, self.device)
         self.stats = EngineStats(config.max_batch_size)
@@ -132,7 +188,7 @@ class Engine:
 
     @property
     def fingerprint(self) -> str:
-        """Identifies the model's files; see `hala_engine.weights.checkpoint.fingerprint`."""
+        """Identifies the model's files; see `hala_engine.weights.directory.fingerprint`."""
         return fingerprint(self.model_path)
 
     def generate(
@@ -157,11 +213,13 @@ class Engine:
     def _run(self, requests: Iterator[tuple[int, Prompt, SamplingParams]]) -> Iterator[Output]:
         if self._generating:
             raise RuntimeError("this engine is already generating; finish or close that first")
-        budget = self.config.max_batched_tokens or (512 if self.device.type == "cpu" else 8192)
-        if self.batch_invariant:
-            scheduler = Scheduler(self.cache, max(budget, INVARIANT_CHUNK), INVARIANT_CHUNK)
-        else:
-            scheduler = Scheduler(self.cache, budget)
+        scheduler = Scheduler(
+            self.cache,
+            self.prefixes,
+            self.config.step_tokens(self.device),
+            INVARIANT_CHUNK if self.batch_invariant else None,
+        )
+        shared_before = self.stats.shared_tokens
         look_ahead = self.config.max_batch_size
         self._generating = True
         try:
@@ -178,9 +236,10 @@ class Engine:
                 if not scheduler.has_work:
                     return
                 schedule = scheduler.schedule()
-                tokens = self.runner.step(schedule)
-                finished = scheduler.update(schedule, tokens)
+                drawn = self.runner.step(schedule)
+                finished = scheduler.update(schedule, drawn)
                 self._record(scheduler, finished)
+                self.stats.shared_tokens = shared_before + scheduler.shared_tokens
                 for sequence in finished:
                     yield self._output(sequence)
         finally:
@@ -196,8 +255,10 @@ class Engine:
             problem = "the prompt has no tokens"
         elif len(ids) >= self.max_model_len:
             problem = f"the prompt has {len(ids)} tokens, the context is {self.max_model_len}"
-        elif not 0 <= min(ids) <= max(ids) < self.model.config.vocab_size:
+        elif not self._are_tokens(ids):
             problem = f"a token id is not in 0..{self.model.config.vocab_size - 1}"
+        elif not self._are_tokens(params.logprob_token_ids):
+            problem = f"logprob_token_ids are not in 0..{self.model.config.vocab_size - 1}"
         if problem:
             return Output(index, "", [], len(ids), "error", problem)
         seed = params.seed if params.seed is not None else self.config.seed * 1_000_003 + index
@@ -214,6 +275,9 @@ class Engine:
             else None,
         )
 
+    def _are_tokens(self, ids: list[int] | tuple[int, ...]) -> bool:
+        return not ids or 0 <= min(ids) <= max(ids) < self.model.config.vocab_size
+
     def _token_ids(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
             return self.tokenizer.encode(prompt)
@@ -227,8 +291,15 @@ class Engine:
             text = self.tokenizer.decode(sequence.output)
             if sequence.finish_reason == "length":
                 text = trim_unfinished_character(text)
+        params = sequence.params
         return Output(
-            sequence.index, text, sequence.output, len(sequence.prompt), sequence.finish_reason
+            sequence.index,
+            text,
+            sequence.output,
+            len(sequence.prompt),
+            sequence.finish_reason,
+            logprobs=sequence.logprobs if params.wants_logprobs else None,
+            prompt_logprobs=[None, *sequence.prompt_logprobs] if params.prompt_logprobs else None,
         )
 
     def _record(self, scheduler: Scheduler, finished: list[Sequence]) -> None:
@@ -236,7 +307,8 @@ class Engine:
         stats.steps += 1
         stats.running = len(scheduler.running)
         stats.waiting = len(scheduler.waiting)
-        stats.cache_use = 1 - self.cache.free_pages / self.cache.num_pages
+        if self.cache.num_pages:
+            stats.cache_use = 1 - self.cache.free_pages / self.cache.num_pages
         stats.preemptions = scheduler.preemptions
         stats.prompt_tokens += sum(len(sequence.prompt) for sequence in finished)
         stats.output_tokens += sum(len(sequence.output) for sequence in finished)
@@ -276,22 +348,3 @@ def _stop_ids(directory: Path, tokenizer: Tokenizer) -> frozenset[int]:
     if tokenizer.eos_id is not None:
         ids.add(tokenizer.eos_id)
     return frozenset(ids)
-
-
-def _plan_pages(
-    spec: CacheSpec, config: EngineConfig, max_model_len: int, device: torch.device, itemsize: int
-) -> int:
-    """Pages for every sequence at full length, or what the memory holds if that is less."""
-    page_bytes = spec.bytes_per_token(itemsize) * config.page_size
-    wanted = config.max_batch_size * -(-max_model_len // config.page_size)
-    if not page_bytes:
-        return wanted
-    free = available_memory(device) * config.memory_utilization
-    free -= config.max_batch_size * spec.bytes_per_sequence(itemsize)
-    affordable = int(free // page_bytes) - 1
-    if affordable < 1:
-        raise InputError(
-            f"no memory left for the cache on {device}: a page needs {page_bytes:,} bytes; "
-            "lower --max-batch-size or free memory"
-        )
-    return min(wanted, affordable)

@@ -1,4 +1,4 @@
-"""From a schedule to one forward pass, and from its logits to tokens."""
+"""From a schedule to one forward pass, and from its logits to tokens and log-probabilities."""
 
 from __future__ import annotations
 
@@ -6,14 +6,20 @@ import numpy as np
 import torch
 from torch import nn
 
-from hala_engine.batch import Batch
+from hala_engine.batch import Batch, Pages
 from hala_engine.cache import Cache
-from hala_engine.scheduler import Chunk, Schedule, Sequence
+from hala_engine.logprobs import TokenLogprob, log_probabilities, token_logprobs
+from hala_engine.scheduler import Chunk, Drawn, Schedule, Sequence
 from hala_kernels.sample import SamplingTensors, sample
 from hala_kernels.short_conv import ConvLayout
 
+SCORED_ROWS = 256
+"""Prompt tokens whose logits are held at a time."""
+
 
 class Runner:
+    """Runs a model over a cache; nothing in it outlives a step."""
+
     def __init__(self, model: nn.Module, cache: Cache, device: torch.device) -> None:
         self.model = model
         self.cache = cache
@@ -22,18 +28,71 @@ class Runner:
         self._conv_taps = spec.conv_columns + 1 if spec.conv_layers else None
 
     @torch.inference_mode()
-    def step(self, schedule: Schedule) -> list[int]:
-        """Compute the schedule; a token for each chunk, -1 where the prompt goes on."""
+    def step(self, schedule: Schedule) -> list[Drawn]:
+        """Compute the schedule; what was drawn for each chunk."""
         chunks = schedule.chunks
-        logits = self._logits(schedule)
+        logits, prompt_logprobs = self._forward(schedule)
         drawing = [chunk.sequence for chunk in chunks if chunk.samples]
-        drawn = iter(self._draw(logits, drawing))
-        return [next(drawn) if chunk.samples else -1 for chunk in chunks]
+        tokens = self._draw(logits, drawing)
+        logprobs = self._logprobs(logits, tokens, drawing)
+        drawn = iter(zip(tokens, logprobs, strict=True))
+        return [
+            Drawn(*(next(drawn) if chunk.samples else (-1, None)), prompt_logprobs.get(i, ()))
+            for i, chunk in enumerate(chunks)
+        ]
 
-    def _logits(self, schedule: Schedule) -> torch.Tensor:
+    def _forward(self, schedule: Schedule) -> tuple[torch.Tensor, dict[int, tuple[float, ...]]]:
+        """Logits of the sampled rows, and the prompts' log-probabilities by chunk."""
         batch = self._batch(schedule)
         hidden = self.model(batch, self.cache.tensors)
-        return self.model.logits(hidden[batch.sampled_rows])
+        return self.model.logits(hidden[batch.sampled_rows]), self._prompt_logprobs(
+            hidden, schedule.chunks
+        )
+
+    def _prompt_logprobs(
+        self, hidden: torch.Tensor, chunks: list[Chunk]
+    ) -> dict[int, tuple[float, ...]]:
+        """For chunks that want them: of each prompt token that a row of theirs predicts."""
+        found, row = {}, 0
+        for i, chunk in enumerate(chunks):
+            sequence = chunk.sequence
+            if sequence.params.prompt_logprobs:
+                following = sequence.prompt[sequence.computed + 1 : chunk.end + 1]
+                rows = hidden[row : row + len(following)]
+                found[i] = tuple(self._score(rows, following))
+            row += chunk.count
+        return found
+
+    def _score(self, hidden: torch.Tensor, tokens: list[int]) -> list[float]:
+        """The log-probability of each token after the row of `hidden` before it."""
+        scores: list[float] = []
+        for start in range(0, len(tokens), SCORED_ROWS):
+            part = slice(start, start + SCORED_ROWS)
+            table = self._log_probabilities(self.model.logits(hidden[part]))
+            ids = torch.tensor(tokens[part], device=self.device).unsqueeze(1)
+            scores += table.gather(1, ids).squeeze(1).tolist()
+        return scores
+
+    def _log_probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        return log_probabilities(logits, self.model.logit_scale, self.model.logit_softcap)
+
+    def _logprobs(
+        self, logits: torch.Tensor, tokens: list[int], sequences: list[Sequence]
+    ) -> list[TokenLogprob | None]:
+        """Of the drawn tokens, for the sequences that want them."""
+        results: list[TokenLogprob | None] = [None] * len(sequences)
+        rows = [i for i, s in enumerate(sequences) if s.params.wants_logprobs]
+        if rows:
+            wanted = [sequences[i].params for i in rows]
+            found = token_logprobs(
+                self._log_probabilities(logits[rows]),
+                [tokens[i] for i in rows],
+                [params.logprobs or 0 for params in wanted],
+                [params.logprob_token_ids for params in wanted],
+            )
+            for i, logprob in zip(rows, found, strict=True):
+                results[i] = logprob
+        return results
 
     def _batch(self, schedule: Schedule) -> Batch:
         chunks = schedule.chunks
@@ -47,8 +106,11 @@ class Runner:
         page_size = self.cache.page_size
         context = computed + counts
         width = self.cache.pages_for(int(context.max()))
-        pages = self.cache.page_table[slots, :width]
-        kv_slots = pages[of_token, positions // page_size] * page_size + positions % page_size
+        pages = []
+        for table in self.cache.page_tables:
+            rows = table[slots, :width]
+            places = rows[of_token, positions // page_size] * page_size + positions % page_size
+            pages.append(Pages(self._tensor(rows), self._tensor(places)))
 
         decodes = len(schedule.decodes)
         prefill_bounds = np.concatenate(([0], np.cumsum(counts[decodes:])))
@@ -57,8 +119,7 @@ class Runner:
         return Batch(
             token_ids=self._tensor(_token_ids(chunks)),
             positions=self._tensor(positions),
-            kv_slots=self._tensor(kv_slots),
-            page_table=self._tensor(pages),
+            pages=tuple(pages),
             state_slots=self._tensor(slots),
             conv=conv.to(self.device) if conv else None,
             num_decodes=decodes,
@@ -73,7 +134,14 @@ class Runner:
             return []
         plain = all(sequence.params.is_plain_greedy for sequence in sequences)
         params = None if plain else self._sampling_tensors(sequences)
-        return sample(logits, params, with_logprobs=False)[0].tolist()
+        ids, _ = sample(
+            logits,
+            params,
+            logit_scale=self.model.logit_scale,
+            softcap=self.model.logit_softcap,
+            with_logprobs=False,
+        )
+        return ids.tolist()
 
     def _sampling_tensors(self, sequences: list[Sequence]) -> SamplingTensors:
         params = [sequence.params for sequence in sequences]

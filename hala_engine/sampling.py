@@ -18,6 +18,9 @@ class SamplingParams:
     seed: None derives one from the engine's seed and the request's index.
     stop: strings; the text ends before the first of them. stop_token_ids: beside the model's own
     end-of-sequence ids, which `ignore_eos` turns off.
+    logprobs: give the log-probability of each output token and so many of the likeliest; None: no.
+    logprob_token_ids: and of these tokens, at each place. prompt_logprobs: and of the prompt's own
+    tokens. All under the model's softmax, before temperature, penalty and filters.
     """
 
     max_new_tokens: int = 256
@@ -30,6 +33,9 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    logprobs: int | None = None
+    logprob_token_ids: tuple[int, ...] = ()
+    prompt_logprobs: bool = False
 
     def __post_init__(self) -> None:
         checks = (
@@ -41,6 +47,7 @@ class SamplingParams:
             (0 < self.repetition_penalty < math.inf, "repetition_penalty must be above 0"),
             (self.seed is None or 0 <= self.seed < 2**63, "seed must be from 0 to 2**63 - 1"),
             (all(self.stop), "stop strings must not be empty"),
+            (self.logprobs is None or self.logprobs >= 0, "logprobs must be 0 or above"),
         )
         for holds, message in checks:
             if not holds:
@@ -50,6 +57,10 @@ class SamplingParams:
     def is_plain_greedy(self) -> bool:
         """The next token is the argmax of the raw logits."""
         return self.temperature == 0 and self.repetition_penalty == 1
+
+    @property
+    def wants_logprobs(self) -> bool:
+        return self.logprobs is not None or bool(self.logprob_token_ids)
 
 
 class StopStrings:

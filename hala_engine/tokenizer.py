@@ -109,6 +109,10 @@ class Tokenizer:
         """Text without special tokens."""
         return self._backend.decode(list(ids), skip_special_tokens=True)
 
+    def token_text(self, token_id: int) -> str:
+        """Of a token by itself, special ones too."""
+        return self._backend.decode([token_id], skip_special_tokens=False)
+
     def detokenizer(self) -> IncrementalDetokenizer:
         return IncrementalDetokenizer(self.decode)
 
@@ -144,7 +148,7 @@ def trim_unfinished_character(text: str) -> str:
 
 
 def _optional_json(path: Path) -> dict:
-    from hala_engine.weights.checkpoint import read_json
+    from hala_engine.weights.directory import read_json
 
     return read_json(path) if path.exists() else {}
 

@@ -1,14 +1,19 @@
 """Linear layers over packed tokens, several checkpoint matrices fused into one where they share
-their input."""
+their input; bf16, float32 or FP8."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
+import torch.distributed
 import torch.nn.functional as F
 from torch import nn
+
+from hala_engine.layers.quantized import Activation, InputForm, Quantized
+from hala_engine.weights.loading import Matrix, Placement, Weights
+from hala_kernels.fp8_gemm import fp8_gemm
+from hala_kernels.quantize import quantize, quantize_static
 
 INVARIANT_ROWS = 64
 """Rows of a batch-invariant product: a GEMM library picks its kernel, and with it the order of the
@@ -16,22 +21,6 @@ sum over K, by the number of rows. With that number fixed, a token's result is i
 
 PACK_ROWS = 32
 """Rows that the packed layout is chosen for: those of a decode step."""
-
-
-@dataclass(frozen=True)
-class Placement:
-    """How a model's weights are held and multiplied; `invariant`: rows do not depend on others."""
-
-    dtype: torch.dtype
-    device: torch.device
-    invariant: bool = False
-
-
-def frozen(*shape: int, place: Placement) -> nn.Parameter:
-    """An uninitialised parameter that takes no gradient; the checkpoint fills it."""
-    tensor = torch.empty(*shape, dtype=place.dtype, device=place.device)
-    return nn.Parameter(tensor, requires_grad=False)
-
 
 Product = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 
@@ -75,40 +64,102 @@ def invariant_linear(
     return torch.cat(tiles)[:tokens] if len(tiles) > 1 else tiles[0][:tokens]
 
 
+class DenseProduct:
+    """x W^T + b with a weight in the model's dtype."""
+
+    input_form = None
+
+    def __init__(self, weight: torch.Tensor, invariant: bool, *, packed: bool) -> None:
+        self.weight = pack(weight) if packed else weight
+        self._product: Product = packed_linear if packed else F.linear
+        self._invariant = invariant
+
+    def __call__(
+        self, x: torch.Tensor, bias: torch.Tensor | None, residual: torch.Tensor | None
+    ) -> torch.Tensor:
+        if self._invariant:
+            y = invariant_linear(x, self.weight, bias, self._product)
+        else:
+            y = self._product(x, self.weight, bias)
+        return y if residual is None else y + residual
+
+
+class Fp8Product:
+    """The same with e4m3 weights and an input that is quantized on its way in."""
+
+    def __init__(self, matrix: Matrix, place: Placement) -> None:
+        self._pieces = matrix.pieces
+        self._heights = [len(piece.weight) for piece in matrix.pieces]
+        self._activations = matrix.activations
+        self._options = {"out_dtype": place.dtype, "invariant": place.invariant}
+        static = matrix.activations.static is not None
+        self.input_form = None if static else InputForm(matrix.activations.group)
+
+    def __call__(
+        self, x: Activation, bias: torch.Tensor | None, residual: torch.Tensor | None
+    ) -> torch.Tensor:
+        q, scale = x if isinstance(x, Quantized) else self._quantized(x)
+        n = len(self._pieces)
+        biases = [None] * n if bias is None else bias.split(self._heights)
+        residuals = [None] * n if residual is None else residual.split(self._heights, dim=1)
+        parts = [
+            fp8_gemm(q, scale, p.weight, p.scale, bias=b, residual=r, **self._options)
+            for p, b, r in zip(self._pieces, biases, residuals, strict=True)
+        ]
+        return parts[0] if n == 1 else torch.cat(parts, dim=1)
+
+    def _quantized(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        static = self._activations.static
+        if static is not None:
+            return quantize_static(x, static), static
+        return quantize(x, self._activations.group)
+
+
 class Linear(nn.Module):
     """y = x W^T + b for one or more row blocks of W: `parts` names the checkpoint's matrices and
-    their heights, in order, e.g. {"q_proj": 2048, "k_proj": 512, "v_proj": 512}."""
+    their heights, in order, e.g. {"q_proj": 2048, "k_proj": 512, "v_proj": 512}.
+
+    split: under tensor parallelism, which side of W is shared out: "out" (each part's rows, the
+    result is this rank's share), "in" (columns, the result is summed over the ranks) or neither.
+    """
 
     def __init__(
-        self, in_features: int, parts: dict[str, int], place: Placement, bias: bool = False
+        self,
+        w: Weights,
+        in_features: int,
+        parts: dict[str, int],
+        *,
+        bias: bool = False,
+        split: str | None = None,
     ) -> None:
         super().__init__()
-        self.parts = parts
-        out_features = sum(parts.values())
-        self.weight = frozen(out_features, in_features, place=place)
-        self.bias = frozen(out_features, place=place) if bias else None
-        self._invariant = place.invariant
-        self._product: Product = F.linear
+        self.names = tuple(w.prefix + name for name in parts)
+        matrix = w.matrix(in_features, parts, bias, split)
+        self.bias = matrix.bias
+        self._is_partial = split == "in" and w.place.ranks > 1
+        if matrix.activations:
+            self._product = Fp8Product(matrix, w.place)
+        else:
+            weight = matrix.pieces[0].weight
+            self._product = DenseProduct(weight, w.place.invariant, packed=can_pack(weight))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self._invariant:
-            return invariant_linear(x, self.weight, self.bias, self._product)
-        return self._product(x, self.weight, self.bias)
+    @property
+    def input_form(self) -> InputForm | None:
+        """How the input is best given; None: as it is."""
+        return self._product.input_form
 
-    def pack(self) -> None:
-        """Once the weight has been filled: hold it as the processor multiplies it."""
-        if can_pack(self.weight):
-            packed = pack(self.weight)
-            del self.weight
-            self.weight = packed
-            self._product = packed_linear
+    def forward(self, x: Activation, residual: torch.Tensor | None = None) -> torch.Tensor:
+        """`x` [T, K] -> [T, N], plus `residual` [T, N]."""
+        if not self._is_partial:
+            return self._product(x, self.bias, residual)
+        y = self._product(x, None, None)
+        torch.distributed.all_reduce(y)
+        for addend in (self.bias, residual):
+            y = y if addend is None else y + addend
+        return y
 
-    def checkpoint_tensors(self, prefix: str) -> dict[str, torch.Tensor]:
-        """Name in the checkpoint -> the rows of this layer that it fills."""
-        tensors, start = {}, 0
-        for name, height in self.parts.items():
-            tensors[f"{prefix}{name}.weight"] = self.weight[start : start + height]
-            if self.bias is not None:
-                tensors[f"{prefix}{name}.bias"] = self.bias[start : start + height]
-            start += height
-        return tensors
+
+def common_form(*linears: Linear) -> InputForm | None:
+    """The form of an input that several layers take; None where they differ."""
+    forms = {linear.input_form for linear in linears}
+    return forms.pop() if len(forms) == 1 else None

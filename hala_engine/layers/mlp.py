@@ -1,27 +1,48 @@
-"""The gated MLP: down(silu(gate(x)) * up(x)), gate and up in one product."""
+"""The gated MLP: down(act(gate(x)) * up(x)), gate and up in one product."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
-from hala_engine.layers.linear import Linear, Placement
-from hala_kernels.activation import silu_mul
+from hala_engine.layers.linear import Linear
+from hala_engine.layers.quantized import Activation, Quantized
+from hala_engine.weights.loading import Weights
+from hala_kernels.activation import (
+    gelu_tanh_mul,
+    gelu_tanh_mul_quantize,
+    silu_mul,
+    silu_mul_quantize,
+)
+
+ACTIVATIONS = {
+    "silu": (silu_mul, silu_mul_quantize),
+    "gelu_pytorch_tanh": (gelu_tanh_mul, gelu_tanh_mul_quantize),
+}
 
 
 class GatedMLP(nn.Module):
     """`names` are the checkpoint's names of the gate, up and down matrices."""
 
     def __init__(
-        self, hidden: int, width: int, names: tuple[str, str, str], place: Placement
+        self,
+        w: Weights,
+        hidden: int,
+        width: int,
+        names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
+        *,
+        activation: str = "silu",
+        bias: bool = False,
     ) -> None:
         super().__init__()
         gate, up, down = names
-        self.gate_up = Linear(hidden, {gate: width, up: width}, place)
-        self.down = Linear(width, {down: hidden}, place)
+        self.gate_up = Linear(w, hidden, {gate: width, up: width}, bias=bias, split="out")
+        self.down = Linear(w, width, {down: hidden}, bias=bias, split="in")
+        self._activate, self._activate_quantize = ACTIVATIONS[activation]
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.down(silu_mul(self.gate_up(x)))
-
-    def checkpoint_tensors(self, prefix: str) -> dict[str, torch.Tensor]:
-        return self.gate_up.checkpoint_tensors(prefix) | self.down.checkpoint_tensors(prefix)
+    def forward(self, x: Activation, residual: torch.Tensor | None = None) -> torch.Tensor:
+        """`x` [T, hidden] -> [T, hidden], plus `residual`."""
+        gate_up = self.gate_up(x)
+        if (form := self.down.input_form) is None:
+            return self.down(self._activate(gate_up), residual)
+        return self.down(Quantized(*self._activate_quantize(gate_up, form.group)), residual)

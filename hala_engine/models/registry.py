@@ -2,47 +2,97 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
+import torch
 from torch import nn
 
 from hala_engine.errors import InputError
-from hala_engine.layers.linear import Linear, Placement
+from hala_engine.layers.linear import Linear
+from hala_engine.models.cohere2 import Cohere2, Cohere2Config
+from hala_engine.models.gemma2 import Gemma2, Gemma2Config
 from hala_engine.models.lfm2 import Lfm2, Lfm2Config
-from hala_engine.weights.checkpoint import Checkpoint, load_weights, read_json
+from hala_engine.models.qwen2 import Qwen2, Qwen2Config
+from hala_engine.weights.checkpoint import Checkpoint
+from hala_engine.weights.directory import read_json
+from hala_engine.weights.formats import expected_tensors, read_schemes
+from hala_engine.weights.loading import CheckpointSource, Layout, Placement, Weights
+from hala_engine.weights.quantization import Schemes
 
-ARCHITECTURES = {"lfm2": (Lfm2Config, Lfm2)}
+ARCHITECTURES: dict[str, tuple[Callable[[dict], object], type[nn.Module]]] = {
+    "cohere2": (Cohere2Config.from_hf, Cohere2),
+    "gemma2": (Gemma2Config.from_hf, Gemma2),
+    "lfm2": (Lfm2Config.from_hf, Lfm2),
+    "llama": (Qwen2Config.from_llama, Qwen2),
+    "qwen2": (Qwen2Config.from_qwen2, Qwen2),
+}
+"""model_type -> how its config.json is read, and the model."""
 
 
-def read_config(directory: Path) -> tuple[type[nn.Module], object]:
-    """The model class and configuration that config.json asks for."""
-    raw = read_json(directory / "config.json")
-    kind = raw.get("model_type")
-    if kind not in ARCHITECTURES:
-        raise InputError(
-            f"{directory / 'config.json'}: model_type {kind!r} is not supported "
-            f"(supported: {', '.join(sorted(ARCHITECTURES))})"
-        )
-    if raw.get("quantization_config"):
-        raise InputError(
-            f"{directory / 'config.json'}: quantized checkpoints are not supported yet; "
-            "use the bf16 checkpoint"
-        )
-    config_class, model_class = ARCHITECTURES[kind]
-    try:
-        return model_class, config_class.from_hf(raw)
-    except KeyError as error:
-        raise InputError(f"{directory / 'config.json'} lacks {error}") from None
+class ModelLayout(NamedTuple):
+    """What an architecture consists of: its tensors, the names of its linear modules (without
+    ".weight"), and the model itself without data."""
+
+    layout: Layout
+    linear_modules: tuple[str, ...]
+    model: nn.Module
+
+    @property
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        """Shapes by name."""
+        return self.layout.tensors
+
+
+def model_layout(raw: dict, where: str | Path) -> ModelLayout:
+    """The layout that `raw`, the config.json found at `where`, asks for. Raises InputError."""
+    layout = Layout()
+    weights = Weights(layout, Placement(torch.float32, torch.device("meta")))
+    model = _build(raw, where, weights)
+    names = [name for m in model.modules() if isinstance(m, Linear) for name in m.names]
+    return ModelLayout(layout, tuple(names), model)
+
+
+class CheckedModel(NamedTuple):
+    """A model directory whose headers agree with its config.json."""
+
+    raw: dict
+    parts: ModelLayout
+    checkpoint: Checkpoint
+    schemes: Schemes
+
+
+def check_model(directory: Path) -> CheckedModel:
+    """Reads config.json and the weights' headers. Raises InputError, naming tensor and file."""
+    where = directory / "config.json"
+    raw = read_json(where)
+    parts = model_layout(raw, where)
+    checkpoint = Checkpoint(directory)
+    schemes = read_schemes(raw, where, parts.linear_modules, checkpoint)
+    ignored = frozenset({"lm_head.weight"} if parts.model.config.tied else ())
+    checkpoint.check(expected_tensors(parts.layout, schemes), ignored)
+    return CheckedModel(raw, parts, checkpoint, schemes)
 
 
 def load_model(directory: Path, place: Placement) -> nn.Module:
-    """Build the architecture and fill it, one tensor at a time. Raises InputError."""
-    model_class, config = read_config(directory)
-    checkpoint = Checkpoint(directory)
-    model = model_class(config, place)
-    load_weights(model.checkpoint_tensors(), checkpoint, ignored={"lm_head.weight"})
-    for module in model.modules():
-        # A tied output matrix is also the embedding, which is read by row.
-        if isinstance(module, Linear) and not (config.tied and module is model.head):
-            module.pack()
+    """The model of `directory`, read one tensor at a time once its headers have been checked.
+    Raises InputError, naming tensor and file."""
+    raw, _, checkpoint, schemes = check_model(directory)
+    weights = Weights(CheckpointSource(checkpoint), place, schemes)
+    model = _build(raw, directory / "config.json", weights)
     return model.eval()
+
+
+def _build(raw: dict, where: str | Path, weights: Weights) -> nn.Module:
+    kind = raw.get("model_type")
+    if kind not in ARCHITECTURES:
+        raise InputError(
+            f"{where}: model_type {kind!r} is not supported "
+            f"(supported: {', '.join(sorted(ARCHITECTURES))})"
+        )
+    read, model_class = ARCHITECTURES[kind]
+    try:
+        return model_class(weights, read(raw))
+    except KeyError as error:
+        raise InputError(f"{where} lacks {error}") from None

@@ -126,6 +126,18 @@ def test_check_counts_what_passed_failed_and_was_not_reached(tmp_path: Path, mon
     assert any("not all done in time" in name for name in counted["failed"])
 
 
+def test_check_runs_models_too_unless_told_which(tmp_path: Path, monkeypatch) -> None:
+    for file in ("tests/kernels/test_norm.py", gpu.ENGINE_TESTS):
+        assert (ROOT / file).exists()
+        (tmp_path / file).parent.mkdir(parents=True)
+        (tmp_path / file).write_text("def test_good(): pass\n")
+    monkeypatch.setattr(gpu, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(gpu, "find_spec", lambda name: None)
+    for only, passed in ((None, 2), (["norm"], 1)):
+        counted = gpu._tests(only, tmp_path, deadline=time.monotonic() + 100)
+        assert counted == {"passed": passed, "failed": [], "skipped": 0}
+
+
 def gated_mul_problem(shape: dict[str, int]) -> Problem:
     return Problem(
         "p",

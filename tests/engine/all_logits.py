@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from hala_engine import Engine, SamplingParams
+from hala_engine.logprobs import scaled
 from hala_engine.runner import Runner
 
 
@@ -15,16 +16,18 @@ class AllLogits(Runner):
         super().__init__(*args)
         self.seen: dict[int, dict[int, torch.Tensor]] = {}
 
-    def _logits(self, schedule):
+    def _forward(self, schedule):
         batch = self._batch(schedule)
-        every = self.model.logits(self.model(batch, self.cache.tensors))
+        hidden = self.model(batch, self.cache.tensors)
+        every = self.model.logits(hidden)
+        scores = scaled(every, self.model.logit_scale, self.model.logit_softcap)
         row = 0
         for chunk in schedule.chunks:
             of_sequence = self.seen.setdefault(chunk.sequence.index, {})
             for position in range(chunk.sequence.computed, chunk.end):
-                of_sequence[position] = every[row]
+                of_sequence[position] = scores[row]
                 row += 1
-        return every[batch.sampled_rows]
+        return every[batch.sampled_rows], {}
 
 
 def logits_of(engine: Engine, prompts: list[list[int]], new_tokens: int):

@@ -3,50 +3,59 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
 from all_logits import logits_of
+from checkpoints import random_prompts, write_checkpoint
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lfm2_checkpoints import random_prompts, write_checkpoint
 
 from hala_engine import Engine, EngineConfig, SamplingParams
+from hala_engine.engine import INVARIANT_CHUNK
 from hala_engine.layers.linear import can_pack, invariant_linear, pack, packed_linear
+from hala_engine.memory import plan_cache
 
 PARAMS = SamplingParams(max_new_tokens=16, ignore_eos=True)
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """A checkpoint with flat logits, where bfloat16 ties are frequent, and each prompt's tokens
-    when it runs alone."""
-    directory = tmp_path_factory.mktemp("lfm2")
-    oracle = write_checkpoint(directory, num_hidden_layers=4, full_attn_idxs=[0, 2])
+@pytest.fixture(scope="module", params=["lfm2", "gemma2"])
+def alone(tmp_path_factory, request):
+    """A checkpoint with flat logits, where bfloat16 ties are frequent, prompts, and the tokens of
+    each when it runs alone. The last four share more than one chunk."""
+    directory = tmp_path_factory.mktemp(request.param)
+    layers = {"lfm2": {"num_hidden_layers": 4, "full_attn_idxs": [0, 2]}, "gemma2": {}}
+    oracle = write_checkpoint(directory, request.param, **layers[request.param])
     with torch.no_grad():
         for parameter in oracle.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(0.3)
     oracle.save_pretrained(directory)
     prompts = random_prompts(24, seed=9)
-    engine = Engine(
-        directory, config=EngineConfig(device="cpu", dtype="bfloat16", deterministic=True)
-    )
+    template = [token for prompt in prompts for token in prompt][: INVARIANT_CHUNK + 30]
+    prompts += [template + rest for rest in random_prompts(4, seed=3)]
+    config = EngineConfig(device="cpu", dtype="bfloat16", deterministic=True, prefix_caching=False)
+    engine = Engine(directory, config=config)
     return directory, prompts, [next(engine.generate([p], PARAMS)).token_ids for p in prompts]
 
 
 @settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     seed=st.integers(0, 2**16),
-    batch=st.sampled_from([1, 3, 8, 24]),
+    batch=st.sampled_from([1, 3, 8, 28]),
     page_size=st.sampled_from([4, 16]),
-    pages=st.sampled_from([None, 40]),
+    tokens=st.sampled_from([None, 800]),
 )
-def test_tokens_equal_those_of_a_request_alone(alone, seed, batch, page_size, pages):
+def test_tokens_equal_those_of_a_request_alone(alone, seed, batch, page_size, tokens):
+    """In any order, however many run together, preempted for want of pages or not."""
     directory, prompts, expected = alone
-    order = random.Random(seed).sample(range(len(prompts)), k=len(prompts))
+    chance = random.Random(seed)
+    order = chance.sample(range(24), k=24)
+    at = chance.randrange(24)
+    order[at:at] = chance.sample(range(24, 28), k=4)
     config = EngineConfig(
         device="cpu",
         dtype="bfloat16",
@@ -54,12 +63,17 @@ def test_tokens_equal_those_of_a_request_alone(alone, seed, batch, page_size, pa
         max_batch_size=batch,
         page_size=page_size,
     )
+
+    def plan_few_pages(*args, **options):
+        plan = plan_cache(*args, **options)
+        return replace(plan, num_pages=tokens // page_size) if tokens else plan
+
     with pytest.MonkeyPatch.context() as patch:
-        if pages:
-            patch.setattr("hala_engine.engine._plan_pages", lambda *_: pages)
+        patch.setattr("hala_engine.engine.plan_cache", plan_few_pages)
         engine = Engine(directory, config=config)
     outputs = list(engine.generate([prompts[i] for i in order], PARAMS))
     assert [output.token_ids for output in outputs] == [expected[i] for i in order]
+    assert engine.stats.shared_tokens >= INVARIANT_CHUNK
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

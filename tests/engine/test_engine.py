@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from lfm2_checkpoints import random_prompts, write_checkpoint
+from checkpoints import random_prompts, write_checkpoint
 
 from hala_engine import Engine, EngineConfig, SamplingParams
 
