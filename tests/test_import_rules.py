@@ -38,8 +38,18 @@ class Rule:
 
 
 # What stands above Engine sees it, its parameters, its errors and its neighbours.
-ABOVE_ENGINE = ("hala_engine.translate", "hala_engine.judge", "hala_engine.evaluate")
-PUBLIC = ("hala_engine.engine", "hala_engine.sampling", "hala_engine.errors")
+ABOVE_ENGINE = (
+    "hala_engine.translate",
+    "hala_engine.completions",
+    "hala_engine.judge",
+    "hala_engine.evaluate",
+)
+PUBLIC = (
+    "hala_engine.engine",
+    "hala_engine.logprobs",
+    "hala_engine.sampling",
+    "hala_engine.errors",
+)
 
 RULES = {
     "kernels-stand-alone": Rule(

@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from hala_engine.cli import translate
+from hala_engine.cli import generate, inspect_model, quantize, translate
 from hala_engine.cli.exits import run
 
 app = typer.Typer(
@@ -36,6 +36,9 @@ def _global_options(
 
 
 app.command("translate", epilog=translate.EXAMPLE)(translate.translate)
+app.command("generate", epilog=generate.EXAMPLE)(generate.generate)
+app.command("quantize", epilog=quantize.EXAMPLE)(quantize.quantize)
+app.command("inspect", epilog=inspect_model.EXAMPLE)(inspect_model.inspect)
 
 
 def main() -> None:

@@ -4,6 +4,7 @@
 130 and 143 stopped by SIGINT and SIGTERM with all finished work kept.
 """
 
+import os
 import signal
 import sys
 import traceback
@@ -23,7 +24,12 @@ _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 
 class Stopped(BaseException):
-    """SIGINT or SIGTERM came. Not an Exception, lest it be caught on its way out."""
+    """SIGINT or SIGTERM came. Not an Exception, lest it be caught on its way out.
+
+    outcome: what the command leaves behind.
+    """
+
+    outcome = "all finished work is kept, the same command resumes it"
 
     def __init__(self, signum: int):
         super().__init__(signal.Signals(signum).name)
@@ -34,12 +40,10 @@ def run(app: typer.Typer) -> int:
     """Run a command of the app; returns the exit code. Errors become one line on stderr."""
     try:
         with _signals_raise():
+            _check_environment()
             code = app(prog_name="hala-engine", standalone_mode=False)
     except Stopped as stop:
-        return _fail(
-            stop.exit_code,
-            f"stopped by {stop}; all finished work is kept, the same command resumes it",
-        )
+        return _fail(stop.exit_code, f"stopped by {stop}; {stop.outcome}")
     except _UsageError as error:
         return _usage(error)
     except typer.Abort:
@@ -55,6 +59,26 @@ def run(app: typer.Typer) -> int:
             f"internal error: {type(error).__name__}: {reason} (--debug shows the traceback)",
         )
     return code if isinstance(code, int) else 0
+
+
+@contextmanager
+def leaves_nothing() -> Iterator[None]:
+    """For commands whose output appears when they end: when stopped in this block, they say so."""
+    try:
+        yield
+    except Stopped as stop:
+        stop.outcome = "nothing was written, the same command begins anew"
+        raise
+
+
+def _check_environment() -> None:
+    """HALA_KERNELS is looked at when kernels are imported, which may be in the midst of a command;
+    where it is set, that is done now."""
+    if os.environ.get("HALA_KERNELS"):
+        try:
+            import hala_kernels.backend  # noqa: F401
+        except ValueError as error:
+            raise InputError(str(error)) from None
 
 
 def _usage(error: Exception) -> int:

@@ -59,6 +59,7 @@ def translate(
     max_batched_tokens: options.MaxBatchedTokens = None,
     memory_utilization: options.MemoryUtilization = None,
     deterministic: options.Deterministic = False,
+    no_prefix_caching: options.NoPrefixCaching = False,
     data_parallel: options.DataParallel = 1,
     tensor_parallel: options.TensorParallel = 1,
     format: Annotated[
@@ -104,9 +105,7 @@ def translate(
     Exit codes: 0 done; 1 failed; 2 bad input; 3 done, but some rows failed (failures.jsonl);
     130, 143 stopped by a signal.
     """
-    for flag, value in (("--data-parallel", data_parallel), ("--tensor-parallel", tensor_parallel)):
-        if value != 1:
-            raise InputError(f"{flag} {value}: only 1 is supported yet")
+    options.check_parallel(data_parallel, tensor_parallel)
     # Here and not above: it brings pyarrow, which --help can do without.
     from hala_engine.translate import (
         EngineOptions,
@@ -152,6 +151,7 @@ def translate(
             max_batched_tokens=max_batched_tokens,
             memory_utilization=memory_utilization,
             deterministic=deterministic,
+            prefix_caching=not no_prefix_caching,
         ),
     )
     result = translate_job(config, quiet=False)

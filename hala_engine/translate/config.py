@@ -23,6 +23,7 @@ _NOT_IDENTITY = (
     "engine.max_batch_size",
     "engine.max_batched_tokens",
     "engine.memory_utilization",
+    "engine.prefix_caching",
 )
 
 
@@ -64,6 +65,7 @@ class EngineOptions:
     max_batched_tokens: int | None = None
     memory_utilization: float | None = None
     deterministic: bool = False
+    prefix_caching: bool = True
 
     def given(self) -> dict[str, Any]:
         """The options that have a value, by the names of `EngineConfig`."""

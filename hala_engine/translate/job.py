@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from hala_engine.errors import InputError, JobError
 from hala_engine.translate.card import make_card
-from hala_engine.translate.config import SHIPPED_MODEL, TranslateConfig
+from hala_engine.translate.config import TranslateConfig
 from hala_engine.translate.inputs import InputFile, find_files, read_rows
 from hala_engine.translate.journal import Journal
 from hala_engine.translate.manifest import ShardRecord, Totals, make_manifest
@@ -97,10 +97,8 @@ def load_engine(config: TranslateConfig) -> "Engine":
     """The engine of the job's model. Torch is imported here, when all else has been checked."""
     from hala_engine.engine import Engine, EngineConfig
 
-    model = config.model
-    if model == SHIPPED_MODEL:
-        model = str(Path(__file__).parents[1] / "assets" / SHIPPED_MODEL)
-    return Engine(model, revision=config.revision, config=EngineConfig(**config.engine.given()))
+    engine_config = EngineConfig(**config.engine.given())
+    return Engine(config.model, revision=config.revision, config=engine_config)
 
 
 def _plan(config: TranslateConfig, files: list[InputFile], saved: Plan | None) -> Plan:

@@ -26,18 +26,26 @@ TOOL = "hala-engine translate"
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A file under a temporary name that takes its own when the block ends without an error."""
+    """A file under a temporary name that takes its own when the block ends without an error.
+
+    Raises InputError when another process is writing it.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
+    with temporary.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(f"{path}: another process is writing it; wait or stop it") from None
+        try:
+            file.truncate(0)  # what a killed process left
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
+            temporary.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
     _sync_directory(path.parent)
 
 

@@ -11,6 +11,7 @@ from translate_jobs import read_rows, result_bytes
 
 from hala_engine.errors import InputError, JobError
 from hala_engine.translate import GenerationOptions, TranslateConfig
+from hala_engine.translate.storage import atomic_file
 
 
 def rows_of(count):
@@ -329,3 +330,14 @@ def test_columns_are_checked_before_work(translate, write_rows, rows, message):
 def test_flags_are_checked_before_anything_is_read(tmp_path, translate, options, message):
     with pytest.raises(InputError, match=message):
         translate(tmp_path / "does-not-exist.jsonl", **options)
+
+
+def test_a_file_that_is_being_written_is_not_written_by_another(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    (tmp_path / ".rows.jsonl.tmp").write_bytes(b"left by a killed process")
+    with atomic_file(path) as first:
+        first.write(b"first")
+        with pytest.raises(InputError, match="another process"), atomic_file(path):
+            pass
+    assert path.read_bytes() == b"first"
+    assert [p.name for p in tmp_path.iterdir()] == ["rows.jsonl"]
