@@ -27,7 +27,7 @@ from hala_engine.sampling import SamplingParams, StopStrings
 from hala_engine.scheduler import Scheduler, Sequence
 from hala_engine.tokenizer import Tokenizer, trim_unfinished_character
 from hala_engine.weights.directory import fingerprint, read_json, resolve_model
-from hala_engine.weights.loading import Placement
+from hala_engine.weights.source import Placement
 
 Prompt = str | list[int] | list[dict]
 """Plain text, token ids, or chat messages."""

@@ -205,7 +205,7 @@ class Scheduler:
             self.waiting.remove(sequence)
             self._open(sequence, kept, following)
             budget -= self._prefill(sequence, budget, prefills)
-            if not budget or not self.cache.free_slots or sequence.slot < 0:
+            if not budget or not self.cache.free_slots:
                 return
 
     def _admissible(self, sequence: Sequence, kept: Prefix | None) -> bool:

@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from hala_engine.layers.quantized import Activation, InputForm, Quantized
-from hala_engine.weights.loading import Matrix, Placement, Weights
+from hala_engine.weights.loading import Weights
+from hala_engine.weights.matrix import Matrix
+from hala_engine.weights.source import Placement
 from hala_kernels.fp8_gemm import fp8_gemm
 from hala_kernels.quantize import quantize, quantize_static
 

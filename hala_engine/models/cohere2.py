@@ -99,6 +99,7 @@ class Cohere2(nn.Module):
     def __init__(self, w: Weights, c: Cohere2Config) -> None:
         super().__init__()
         self.config = c
+        self.kv_heads = c.kv_heads // w.place.ranks
         self.logit_scale = c.logit_scale
         self.vocabulary = Vocabulary(w, c.vocab_size, c.hidden, tied=c.tied)
         layers = w.at("model").at("layers")
@@ -112,7 +113,7 @@ class Cohere2(nn.Module):
     def cache_spec(self) -> CacheSpec:
         """What a sequence keeps between steps."""
         c = self.config
-        return CacheSpec(windows=c.windows, kv_heads=c.kv_heads, head_dim=c.head_dim)
+        return CacheSpec(c.windows, self.kv_heads, c.head_dim)
 
     def forward(self, batch: Batch, cache: CacheTensors) -> torch.Tensor:
         rope = self.rotary(batch.positions)

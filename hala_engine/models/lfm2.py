@@ -123,6 +123,7 @@ class Lfm2(nn.Module):
     def __init__(self, w: Weights, c: Lfm2Config) -> None:
         super().__init__()
         self.config = c
+        self.kv_heads = c.kv_heads // w.place.ranks
         self.vocabulary = Vocabulary(w, c.vocab_size, c.hidden, tied=c.tied)
         layers = w.at("model").at("layers")
         self.layers = nn.ModuleList(
@@ -137,7 +138,7 @@ class Lfm2(nn.Module):
         c = self.config
         return CacheSpec(
             windows=(None,) * c.layer_types.count(fields.FULL),
-            kv_heads=c.kv_heads,
+            kv_heads=self.kv_heads,
             head_dim=c.head_dim,
             conv_layers=c.layer_types.count(CONV),
             conv_columns=c.conv_taps - 1,

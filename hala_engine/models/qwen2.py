@@ -124,6 +124,7 @@ class Qwen2(nn.Module):
     def __init__(self, w: Weights, c: Qwen2Config) -> None:
         super().__init__()
         self.config = c
+        self.kv_heads = c.kv_heads // w.place.ranks
         self.vocabulary = Vocabulary(w, c.vocab_size, c.hidden, tied=c.tied)
         layers = w.at("model").at("layers")
         self.layers = nn.ModuleList(
@@ -136,7 +137,7 @@ class Qwen2(nn.Module):
     def cache_spec(self) -> CacheSpec:
         """What a sequence keeps between steps."""
         c = self.config
-        return CacheSpec(windows=c.windows, kv_heads=c.kv_heads, head_dim=c.head_dim)
+        return CacheSpec(c.windows, self.kv_heads, c.head_dim)
 
     def forward(self, batch: Batch, cache: CacheTensors) -> torch.Tensor:
         rope = self.rotary(batch.positions)

@@ -18,8 +18,9 @@ from hala_engine.models.qwen2 import Qwen2, Qwen2Config
 from hala_engine.weights.checkpoint import Checkpoint
 from hala_engine.weights.directory import read_json
 from hala_engine.weights.formats import expected_tensors, read_schemes
-from hala_engine.weights.loading import CheckpointSource, Layout, Placement, Weights
+from hala_engine.weights.loading import Weights
 from hala_engine.weights.quantization import Schemes
+from hala_engine.weights.source import CheckpointSource, Layout, Placement
 
 ARCHITECTURES: dict[str, tuple[Callable[[dict], object], type[nn.Module]]] = {
     "cohere2": (Cohere2Config.from_hf, Cohere2),

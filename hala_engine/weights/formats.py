@@ -7,8 +7,8 @@ import re
 from hala_engine.errors import InputError
 from hala_engine.weights import compressed_tensors, finegrained_fp8
 from hala_engine.weights.checkpoint import Checkpoint, Expected
-from hala_engine.weights.loading import Layout
 from hala_engine.weights.quantization import SCALAR_SHAPES, Schemes
+from hala_engine.weights.source import Layout
 
 
 def read_schemes(

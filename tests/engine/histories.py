@@ -103,7 +103,7 @@ def check_accounts(cache: Cache, snapshots: list[Snapshot]) -> None:
     for kept in snapshots:
         np.add.at(holders, [page for pages in kept.pages for page in pages], 1)
     assert holders.tolist() == cache._holders
-    assert sorted(cache._free_pages) == np.flatnonzero(holders[1:] == 0).__add__(1).tolist()
+    assert sorted(cache._free_pages) == [page + 1 for page in np.flatnonzero(holders[1:] == 0)]
     assert cache.free_pages + np.count_nonzero(holders) == cache.num_pages
 
 

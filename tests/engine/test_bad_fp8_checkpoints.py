@@ -139,6 +139,15 @@ def test_a_scale_of_another_shape(golden, shape):
     assert str(list(shape)) in message and "[64, 1]" in message
 
 
+def test_a_scale_that_is_not_finite(golden):
+    def spoil(tensors):
+        tensors[f"{W2}.weight_scale"][3] = float("nan")
+
+    change_tensors(golden, spoil)
+    message = refused(golden)
+    assert f"{W2}.weight_scale" in message and "model.safetensors" in message
+
+
 def test_a_scale_that_is_no_float(golden):
     scale = torch.ones(64, 1, dtype=torch.int32)
     change_tensors(golden, lambda t: t.update({f"{W2}.weight_scale": scale}))

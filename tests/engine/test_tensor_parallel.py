@@ -24,7 +24,7 @@ from hala_engine.prefix import SharedPrefixes
 from hala_engine.sampling import SamplingParams
 from hala_engine.scheduler import Scheduler, Sequence
 from hala_engine.weights.checkpoint import Checkpoint
-from hala_engine.weights.loading import Placement
+from hala_engine.weights.source import Placement
 
 RANKS = 2
 CPU = torch.device("cpu")
