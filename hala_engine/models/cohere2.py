@@ -14,33 +14,26 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from hala_engine.batch import Batch, CacheSpec, CacheTensors
+from hala_engine.batch import Batch, CacheTensors
 from hala_engine.layers.attention import NO_ROPE, Attention
-from hala_engine.layers.embedding import Vocabulary
 from hala_engine.layers.linear import common_form
 from hala_engine.layers.mlp import GatedMLP
 from hala_engine.layers.norm import LayerNorm
-from hala_engine.layers.rotary import RopeConfig, Rotary
-from hala_engine.models import fields
+from hala_engine.models.decoder import (
+    FULL,
+    SLIDING,
+    Decoder,
+    DecoderConfig,
+    shared_fields,
+    windows_of,
+)
 from hala_engine.weights.loading import Weights
 
 
-@dataclass(frozen=True)
-class Cohere2Config:
-    vocab_size: int
-    hidden: int
-    mlp_width: int
-    windows: tuple[int | None, ...]  # one per layer
-    heads: int
-    kv_heads: int
-    head_dim: int
+@dataclass(frozen=True, kw_only=True)
+class Cohere2Config(DecoderConfig):
     bias: bool
-    activation: str
-    norm_eps: float
     logit_scale: float
-    rope: RopeConfig
-    max_positions: int
-    tied: bool
 
     @classmethod
     def from_hf(cls, c: dict) -> Cohere2Config:
@@ -48,25 +41,21 @@ class Cohere2Config:
         kinds = c.get("layer_types")
         if kinds is None:
             pattern = c.get("sliding_window_pattern", 4)
-            kinds = [
-                fields.SLIDING if (i + 1) % pattern else fields.FULL
-                for i in range(c["num_hidden_layers"])
-            ]
-        return cls(
-            vocab_size=c["vocab_size"],
-            hidden=c["hidden_size"],
-            mlp_width=c["intermediate_size"],
-            windows=fields.windows({"sliding_window": 4096} | c, kinds),
-            heads=c["num_attention_heads"],
-            kv_heads=fields.kv_heads(c),
-            head_dim=c["hidden_size"] // c["num_attention_heads"],
-            bias=c.get("attention_bias", False),
-            activation=fields.activation(c, "hidden_act"),
+            layers = range(c["num_hidden_layers"])
+            kinds = [SLIDING if (i + 1) % pattern else FULL for i in layers]
+        shared = shared_fields(
+            # transformers overrides a head_dim with this.
+            c | {"head_dim": c["hidden_size"] // c["num_attention_heads"]},
             norm_eps=c.get("layer_norm_eps", 1e-5),
-            logit_scale=c.get("logit_scale", 0.0625),
-            rope=RopeConfig.from_hf(c),
             max_positions=c.get("max_position_embeddings", 8192),
             tied=c.get("tie_word_embeddings", True),
+        )
+        return cls(
+            **shared,
+            windows=windows_of(c, kinds, window=4096),
+            mlp_width=c["intermediate_size"],
+            bias=c.get("attention_bias", False),
+            logit_scale=c.get("logit_scale", 0.0625),
         )
 
 
@@ -90,30 +79,11 @@ class Layer(nn.Module):
         self.form = common_form(self.attention.qkv, self.mlp.gate_up)
 
 
-class Cohere2(nn.Module):
-    """The whole model; `forward` gives hidden states [T, hidden], `logits` the scores of rows
-    before they are multiplied by `logit_scale`."""
-
-    logit_softcap = None
-
+class Cohere2(Decoder):
     def __init__(self, w: Weights, c: Cohere2Config) -> None:
-        super().__init__()
-        self.config = c
-        self.kv_heads = c.kv_heads // w.place.ranks
+        super().__init__(w, c, lambda w, window: Layer(w, c, window), c.windows)
         self.logit_scale = c.logit_scale
-        self.vocabulary = Vocabulary(w, c.vocab_size, c.hidden, tied=c.tied)
-        layers = w.at("model").at("layers")
-        self.layers = nn.ModuleList(
-            Layer(layers.at(i), c, window) for i, window in enumerate(c.windows)
-        )
         self.final_norm = LayerNorm(w.at("model"), "norm", c.hidden, c.norm_eps)
-        self.rotary = Rotary(c.head_dim, c.rope, w.place.device)
-
-    @property
-    def cache_spec(self) -> CacheSpec:
-        """What a sequence keeps between steps."""
-        c = self.config
-        return CacheSpec(c.windows, self.kv_heads, c.head_dim)
 
     def forward(self, batch: Batch, cache: CacheTensors) -> torch.Tensor:
         rope = self.rotary(batch.positions)
@@ -123,7 +93,3 @@ class Cohere2(nn.Module):
             attended = layer.attention(h, batch, kv, rope if layer.rotates else NO_ROPE)
             update = layer.mlp(h, residual=attended)
         return self.final_norm.add(update, residual)[0]
-
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[S, hidden] -> [S, vocab]."""
-        return self.vocabulary.logits(hidden)

@@ -13,35 +13,28 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from hala_engine.batch import Batch, CacheSpec, CacheTensors
+from hala_engine.batch import Batch, CacheTensors
 from hala_engine.errors import InputError
 from hala_engine.layers.attention import Attention
-from hala_engine.layers.embedding import Vocabulary
 from hala_engine.layers.mlp import GatedMLP
 from hala_engine.layers.norm import RMSNorm
-from hala_engine.layers.rotary import RopeConfig, Rotary
-from hala_engine.models import fields
+from hala_engine.models.decoder import (
+    FULL,
+    SLIDING,
+    Decoder,
+    DecoderConfig,
+    shared_fields,
+    windows_of,
+)
 from hala_engine.weights.loading import Weights
 
 
-@dataclass(frozen=True)
-class Gemma2Config:
-    vocab_size: int
-    hidden: int
-    mlp_width: int
-    windows: tuple[int | None, ...]  # one per layer
-    heads: int
-    kv_heads: int
-    head_dim: int
+@dataclass(frozen=True, kw_only=True)
+class Gemma2Config(DecoderConfig):
+    bias: bool
     attention_scale: float
     attention_softcap: float | None
     logit_softcap: float | None
-    bias: bool
-    activation: str
-    norm_eps: float
-    rope: RopeConfig
-    max_positions: int
-    tied: bool
 
     @classmethod
     def from_hf(cls, c: dict) -> Gemma2Config:
@@ -49,26 +42,22 @@ class Gemma2Config:
             raise InputError("config.json: use_bidirectional_attention is not supported")
         kinds = c.get("layer_types")
         if kinds is None:
-            kinds = [
-                fields.FULL if i % 2 else fields.SLIDING for i in range(c["num_hidden_layers"])
-            ]
+            kinds = [FULL if i % 2 else SLIDING for i in range(c["num_hidden_layers"])]
+        shared = shared_fields(
+            {"head_dim": 256} | c,
+            norm_eps=c.get("rms_norm_eps", 1e-6),
+            activation=c.get("hidden_activation") or "gelu_pytorch_tanh",
+            max_positions=c.get("max_position_embeddings", 8192),
+            tied=c.get("tie_word_embeddings", True),
+        )
         return cls(
-            vocab_size=c["vocab_size"],
-            hidden=c["hidden_size"],
+            **shared,
+            windows=windows_of(c, kinds, window=4096),
             mlp_width=c["intermediate_size"],
-            windows=fields.windows({"sliding_window": 4096} | c, kinds),
-            heads=c["num_attention_heads"],
-            kv_heads=fields.kv_heads(c),
-            head_dim=c.get("head_dim", 256),
+            bias=c.get("attention_bias", False),
             attention_scale=c.get("query_pre_attn_scalar", 256) ** -0.5,
             attention_softcap=c.get("attn_logit_softcapping", 50.0),
             logit_softcap=c.get("final_logit_softcapping", 30.0),
-            bias=c.get("attention_bias", False),
-            activation=fields.activation(c, "hidden_activation", "gelu_pytorch_tanh"),
-            norm_eps=c.get("rms_norm_eps", 1e-6),
-            rope=RopeConfig.from_hf(c),
-            max_positions=c.get("max_position_embeddings", 8192),
-            tied=c.get("tie_word_embeddings", True),
         )
 
 
@@ -98,32 +87,13 @@ class Layer(nn.Module):
         self.after_mlp = norm("post_feedforward_layernorm")
 
 
-class Gemma2(nn.Module):
-    """The whole model; `forward` gives hidden states [T, hidden], `logits` the scores of rows
-    before the soft-cap `logit_softcap`."""
-
-    logit_scale = 1.0
-
+class Gemma2(Decoder):
     def __init__(self, w: Weights, c: Gemma2Config) -> None:
-        super().__init__()
-        self.config = c
-        self.kv_heads = c.kv_heads // w.place.ranks
+        super().__init__(w, c, lambda w, window: Layer(w, c, window), c.windows)
         self.logit_softcap = c.logit_softcap
-        self.vocabulary = Vocabulary(w, c.vocab_size, c.hidden, tied=c.tied)
-        layers = w.at("model").at("layers")
-        self.layers = nn.ModuleList(
-            Layer(layers.at(i), c, window) for i, window in enumerate(c.windows)
-        )
         self.final_norm = RMSNorm(w.at("model"), "norm", c.hidden, c.norm_eps, plus_one=True)
-        self.rotary = Rotary(c.head_dim, c.rope, w.place.device)
         # As the trained model has it, rounded to the dtype of the embeddings.
         self.embedding_scale = torch.tensor(c.hidden**0.5, dtype=w.place.dtype).item()
-
-    @property
-    def cache_spec(self) -> CacheSpec:
-        """What a sequence keeps between steps."""
-        c = self.config
-        return CacheSpec(c.windows, self.kv_heads, c.head_dim)
 
     def forward(self, batch: Batch, cache: CacheTensors) -> torch.Tensor:
         rope = self.rotary(batch.positions)
@@ -139,7 +109,3 @@ class Gemma2(nn.Module):
             )
             update, after = layer.mlp(h), layer.after_mlp
         return self.final_norm.add(update, residual, after=after)[0]
-
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[S, hidden] -> [S, vocab]."""
-        return self.vocabulary.logits(hidden)

@@ -15,33 +15,21 @@ from torch import nn
 from hala_engine.batch import Batch, CacheSpec, CacheTensors
 from hala_engine.errors import InputError
 from hala_engine.layers.attention import Attention
-from hala_engine.layers.embedding import Vocabulary
 from hala_engine.layers.mlp import GatedMLP
 from hala_engine.layers.norm import RMSNorm
-from hala_engine.layers.rotary import RopeConfig, Rotary
 from hala_engine.layers.short_conv import ShortConv
-from hala_engine.models import fields
+from hala_engine.models.decoder import FULL, Decoder, DecoderConfig, shared_fields
 from hala_engine.weights.loading import Weights
 from hala_kernels.short_conv import TAPS
 
 CONV = "conv"
 
 
-@dataclass(frozen=True)
-class Lfm2Config:
-    vocab_size: int
-    hidden: int
-    mlp_width: int
+@dataclass(frozen=True, kw_only=True)
+class Lfm2Config(DecoderConfig):
     layer_types: tuple[str, ...]  # one per layer, conv or full_attention
-    heads: int
-    kv_heads: int
-    head_dim: int
     conv_taps: int
     conv_bias: bool
-    norm_eps: float
-    rope: RopeConfig
-    max_positions: int
-    tied: bool
 
     @classmethod
     def from_hf(cls, c: dict) -> Lfm2Config:
@@ -51,28 +39,28 @@ class Lfm2Config:
         if kinds is None:
             attention = c.get("full_attn_idxs")
             attention = range(layers) if attention is None else attention
-            kinds = [fields.FULL if i in attention else CONV for i in range(layers)]
-        if len(kinds) != layers or not set(kinds) <= {CONV, fields.FULL}:
+            kinds = [FULL if i in attention else CONV for i in range(layers)]
+        if len(kinds) != layers or not set(kinds) <= {CONV, FULL}:
             raise InputError(
                 f"config.json: layer_types must name conv or full_attention for {layers} layers"
             )
         taps = c.get("conv_L_cache", 3)
         if CONV in kinds and taps not in TAPS:
             raise InputError(f"config.json: conv_L_cache must be 2, 3 or 4, not {taps}")
-        return cls(
-            vocab_size=c["vocab_size"],
-            hidden=c["hidden_size"],
-            mlp_width=_mlp_width(c),
-            layer_types=tuple(kinds),
-            heads=c["num_attention_heads"],
-            kv_heads=fields.kv_heads(c),
-            head_dim=fields.head_dim(c),
-            conv_taps=taps,
-            conv_bias=c.get("conv_bias", False),
+        shared = shared_fields(
+            {"rope_theta": c.get("theta", 1_000_000.0)} | c,
             norm_eps=c.get("norm_eps", 1e-5),
-            rope=RopeConfig.from_hf({"rope_theta": c.get("theta")} | c, 1_000_000.0),
+            activation="silu",
             max_positions=c.get("max_position_embeddings", 128_000),
             tied=c.get("tie_embedding", c.get("tie_word_embeddings", True)),
+        )
+        return cls(
+            **shared,
+            windows=(None,) * kinds.count(FULL),
+            mlp_width=_mlp_width(c),
+            layer_types=tuple(kinds),
+            conv_taps=taps,
+            conv_bias=c.get("conv_bias", False),
         )
 
 
@@ -114,32 +102,19 @@ class Layer(nn.Module):
         self.ffn_norm = RMSNorm(w, "ffn_norm", c.hidden, c.norm_eps)
 
 
-class Lfm2(nn.Module):
-    """The whole model; `forward` gives hidden states [T, hidden], `logits` the scores of rows."""
-
-    logit_scale = 1.0
-    logit_softcap = None
-
+class Lfm2(Decoder):
     def __init__(self, w: Weights, c: Lfm2Config) -> None:
-        super().__init__()
-        self.config = c
-        self.kv_heads = c.kv_heads // w.place.ranks
-        self.vocabulary = Vocabulary(w, c.vocab_size, c.hidden, tied=c.tied)
-        layers = w.at("model").at("layers")
-        self.layers = nn.ModuleList(
-            Layer(layers.at(i), c, kind) for i, kind in enumerate(c.layer_types)
-        )
+        super().__init__(w, c, lambda w, kind: Layer(w, c, kind), c.layer_types)
         self.final_norm = RMSNorm(w.at("model"), "embedding_norm", c.hidden, c.norm_eps)
-        self.rotary = Rotary(c.head_dim, c.rope, w.place.device)
 
     @property
     def cache_spec(self) -> CacheSpec:
         """What a sequence keeps between steps."""
         c = self.config
         return CacheSpec(
-            windows=(None,) * c.layer_types.count(fields.FULL),
-            kv_heads=self.kv_heads,
-            head_dim=c.head_dim,
+            c.windows,
+            self.kv_heads,
+            c.head_dim,
             conv_layers=c.layer_types.count(CONV),
             conv_columns=c.conv_taps - 1,
             conv_width=c.hidden,
@@ -159,7 +134,3 @@ class Lfm2(nn.Module):
             h, residual = layer.ffn_norm.add(update, residual, form)
             update = layer.feed_forward(h)
         return self.final_norm.add(update, residual)[0]
-
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[S, hidden] -> [S, vocab]."""
-        return self.vocabulary.logits(hidden)

@@ -12,47 +12,38 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from hala_engine.batch import Batch, CacheSpec, CacheTensors
+from hala_engine.batch import Batch, CacheTensors
 from hala_engine.layers.attention import Attention
-from hala_engine.layers.embedding import Vocabulary
 from hala_engine.layers.mlp import GatedMLP
 from hala_engine.layers.norm import RMSNorm
-from hala_engine.layers.rotary import RopeConfig, Rotary
-from hala_engine.models import fields
+from hala_engine.models.decoder import (
+    FULL,
+    SLIDING,
+    Decoder,
+    DecoderConfig,
+    shared_fields,
+    windows_of,
+)
 from hala_engine.weights.loading import Weights
 
 
-@dataclass(frozen=True)
-class Qwen2Config:
-    vocab_size: int
-    hidden: int
-    mlp_width: int
-    windows: tuple[int | None, ...]  # one per layer
-    heads: int
-    kv_heads: int
-    head_dim: int
+@dataclass(frozen=True, kw_only=True)
+class Qwen2Config(DecoderConfig):
     qkv_bias: bool
-    out_bias: bool
-    mlp_bias: bool
-    activation: str
-    norm_eps: float
-    rope: RopeConfig
-    max_positions: int
-    tied: bool
+    out_bias: bool = False
+    mlp_bias: bool = False
 
     @classmethod
     def from_qwen2(cls, c: dict) -> Qwen2Config:
         """From the config.json of a Qwen2 model: biases on q, k and v; windows in late layers."""
+        layers, kinds = c["num_hidden_layers"], c.get("layer_types")
         c = {"sliding_window": 4096} | c
-        kinds = c.get("layer_types")
         if not c.get("use_sliding_window") or c["sliding_window"] is None:
-            kinds = [fields.FULL] * c["num_hidden_layers"]
+            kinds = [FULL] * layers
         elif kinds is None:
             first = c.get("max_window_layers", 28)
-            kinds = [
-                fields.SLIDING if i >= first else fields.FULL for i in range(c["num_hidden_layers"])
-            ]
-        return cls._read(c, fields.windows(c, kinds), qkv_bias=True)
+            kinds = [SLIDING if i >= first else FULL for i in range(layers)]
+        return cls._read(c, windows_of(c, kinds), qkv_bias=True)
 
     @classmethod
     def from_llama(cls, c: dict) -> Qwen2Config:
@@ -67,32 +58,13 @@ class Qwen2Config:
         )
 
     @classmethod
-    def _read(
-        cls,
-        c: dict,
-        windows: tuple[int | None, ...],
-        *,
-        qkv_bias: bool,
-        out_bias: bool = False,
-        mlp_bias: bool = False,
-    ) -> Qwen2Config:
-        return cls(
-            vocab_size=c["vocab_size"],
-            hidden=c["hidden_size"],
-            mlp_width=c["intermediate_size"],
-            windows=windows,
-            heads=c["num_attention_heads"],
-            kv_heads=fields.kv_heads(c),
-            head_dim=fields.head_dim(c),
-            qkv_bias=qkv_bias,
-            out_bias=out_bias,
-            mlp_bias=mlp_bias,
-            activation=fields.activation(c, "hidden_act"),
+    def _read(cls, c: dict, windows: tuple[int | None, ...], **biases: bool) -> Qwen2Config:
+        shared = shared_fields(
+            c,
             norm_eps=c.get("rms_norm_eps", 1e-6),
-            rope=RopeConfig.from_hf(c),
-            max_positions=c["max_position_embeddings"],
             tied=c.get("tie_word_embeddings", False),
         )
+        return cls(**shared, windows=windows, mlp_width=c["intermediate_size"], **biases)
 
 
 class Layer(nn.Module):
@@ -115,29 +87,10 @@ class Layer(nn.Module):
         self.mlp_norm = RMSNorm(w, "post_attention_layernorm", c.hidden, c.norm_eps)
 
 
-class Qwen2(nn.Module):
-    """The whole model; `forward` gives hidden states [T, hidden], `logits` the scores of rows."""
-
-    logit_scale = 1.0
-    logit_softcap = None
-
+class Qwen2(Decoder):
     def __init__(self, w: Weights, c: Qwen2Config) -> None:
-        super().__init__()
-        self.config = c
-        self.kv_heads = c.kv_heads // w.place.ranks
-        self.vocabulary = Vocabulary(w, c.vocab_size, c.hidden, tied=c.tied)
-        layers = w.at("model").at("layers")
-        self.layers = nn.ModuleList(
-            Layer(layers.at(i), c, window) for i, window in enumerate(c.windows)
-        )
+        super().__init__(w, c, lambda w, window: Layer(w, c, window), c.windows)
         self.final_norm = RMSNorm(w.at("model"), "norm", c.hidden, c.norm_eps)
-        self.rotary = Rotary(c.head_dim, c.rope, w.place.device)
-
-    @property
-    def cache_spec(self) -> CacheSpec:
-        """What a sequence keeps between steps."""
-        c = self.config
-        return CacheSpec(c.windows, self.kv_heads, c.head_dim)
 
     def forward(self, batch: Batch, cache: CacheTensors) -> torch.Tensor:
         rope = self.rotary(batch.positions)
@@ -148,7 +101,3 @@ class Qwen2(nn.Module):
             h, residual = layer.mlp_norm.add(update, residual, layer.mlp.gate_up.input_form)
             update = layer.mlp(h)
         return self.final_norm.add(update, residual)[0]
-
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[S, hidden] -> [S, vocab]."""
-        return self.vocabulary.logits(hidden)

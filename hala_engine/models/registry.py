@@ -94,6 +94,9 @@ def _build(raw: dict, where: str | Path, weights: Weights) -> nn.Module:
         )
     read, model_class = ARCHITECTURES[kind]
     try:
-        return model_class(weights, read(raw))
+        config = read(raw)
     except KeyError as error:
         raise InputError(f"{where} lacks {error}") from None
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise InputError(f"{where} has a value that cannot be read: {error}") from None
+    return model_class(weights, config)
