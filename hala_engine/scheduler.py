@@ -15,6 +15,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from hala_engine.cache import Cache
+from hala_engine.errors import JobError
 from hala_engine.logprobs import TokenLogprob
 from hala_engine.prefix import Prefix, SharedPrefixes
 from hala_engine.sampling import SamplingParams, StopStrings
@@ -233,8 +234,16 @@ class Scheduler:
             self.shared_tokens += sequence.computed
 
     def _reserve(self, sequence: Sequence, tokens: int) -> bool:
-        """Pages for the sequence, preempting from the youngest; False when it is itself the one."""
+        """Pages for the sequence, preempting from the youngest; False when it is itself the one.
+
+        Raises JobError if it is alone: it would preempt itself for ever.
+        """
         while not self.cache.grow(sequence.slot, tokens):
+            if len(self.running) == 1:
+                raise JobError(
+                    f"the cache's {self.cache.num_pages} pages do not hold {tokens} tokens of a "
+                    "sequence; lower max_model_len"
+                )
             victim = self.running[-1]
             self._preempt(victim)
             if victim is sequence:

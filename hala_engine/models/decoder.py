@@ -24,7 +24,8 @@ SLIDING, FULL = "sliding_attention", "full_attention"
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-    """`windows`: of each attention layer, the positions that it sees; None: all."""
+    """`windows`: of each attention layer, the positions that it sees; None: all. Raises ValueError
+    for sizes that cannot be."""
 
     vocab_size: int
     hidden: int
@@ -38,6 +39,17 @@ class DecoderConfig:
     rope: RopeConfig
     max_positions: int
     tied: bool
+
+    def __post_init__(self) -> None:
+        counts = ("vocab_size", "hidden", "mlp_width", "heads", "kv_heads", "head_dim")
+        for name in (*counts, "max_positions"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+        if not isinstance(self.norm_eps, int | float):
+            raise ValueError(f"norm_eps must be a number, not {self.norm_eps!r}")
+        if self.heads % self.kv_heads:
+            raise ValueError(f"{self.heads} heads cannot share {self.kv_heads} KV heads")
 
 
 def shared_fields(

@@ -53,6 +53,7 @@ class Weights:
     ) -> Matrix:
         """The matrices `parts`, name -> height, on top of each other, and their biases.
 
+        Matrices that are not all quantized alike are de-quantized, and so is their input left.
         split: "out" gives this rank its share of each part's rows, "in" of the columns.
         """
         return join(

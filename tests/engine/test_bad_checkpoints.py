@@ -182,6 +182,14 @@ FAULTS = {
         settings(rope_parameters={"rope_type": "linear", "rope_theta": 1e4}),
         ("factor", "config.json"),
     ),
+    "rope that is no object": Fault(settings(rope_parameters="yarn"), ("config.json",)),
+    "a word for a number": Fault(settings(num_hidden_layers="two"), ("config.json",)),
+    "a size that is a word": Fault(settings(hidden_size="64"), ("config.json",)),
+    "no context": Fault(settings(max_position_embeddings=None), ("max_positions", "config.json")),
+    "no epsilon": Fault(settings(rms_norm_eps=None), ("norm_eps", "config.json")),
+    "heads that cannot be shared": Fault(
+        settings(num_key_value_heads=3), ("3 KV heads", "config.json")
+    ),
     "another architecture": Fault(settings(model_type="mamba"), ("'mamba'", "llama")),
     "fewer layers": Fault(settings(num_hidden_layers=4), ("model.layers.4.", "layer counts")),
     "more layers": Fault(settings(num_hidden_layers=6), ("model.layers.5.", "lacks")),

@@ -154,3 +154,17 @@ def test_fewer_params_than_prompts_is_an_error(engine):
 def test_sampling_params_refuse_bad_values(values):
     with pytest.raises(ValueError, match=next(iter(values))):
         SamplingParams(**values)
+
+
+def test_a_hub_id_is_downloaded_through_huggingface_hub(directory, monkeypatch):
+    asked = {}
+
+    def snapshot_download(repo, *, revision, allow_patterns):
+        asked.update(repo=repo, revision=revision, patterns=allow_patterns)
+        return str(directory)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    engine = Engine("LiquidAI/LFM2-350M", revision="v1", config=EngineConfig(device="cpu"))
+    assert (asked["repo"], asked["revision"]) == ("LiquidAI/LFM2-350M", "v1")
+    assert "*.safetensors" in asked["patterns"]
+    assert engine.model_path == directory

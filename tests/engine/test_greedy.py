@@ -159,7 +159,7 @@ def test_generate_of_transformers_gives_these_tokens(model):
 
 @pytest.mark.parametrize("model", WINDOWED, indirect=True)
 def test_pages_that_left_the_window_are_free_while_a_long_output_is_decoded(model, monkeypatch):
-    engine = model.engine(max_batch_size=2, max_batched_tokens=32, page_size=8)
+    engine = model.engine(max_batch_size=8, max_batched_tokens=32, page_size=8)
     spec, held = engine.cache.spec, []
     step = engine.runner.step
 

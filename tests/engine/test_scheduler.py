@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hala_engine.cache import Cache
+from hala_engine.errors import JobError
 from hala_engine.prefix import SharedPrefixes
 from hala_engine.sampling import SamplingParams
 from hala_engine.scheduler import Drawn, Schedule, Scheduler, Sequence
@@ -208,3 +209,10 @@ def test_aligned_chunks_depend_on_the_sequence_alone(requests, budget, spare, da
     first = min(together)
     assert first % 8 == 0
     assert together == {start: n for start, n in alone.items() if start >= first}
+
+
+def test_a_sequence_that_can_never_fit_ends_the_run_with_a_message():
+    alone = scheduler(make_cache(pages=2, page_size=4), budget=16)
+    alone.add(sequence(0, prompt=9, output=1))
+    with pytest.raises(JobError, match="2 pages do not hold 9 tokens"):
+        run(alone)
