@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from hala_tools.miniature.score import drawn_heldout
-
 from bench.fp8_quality import SHIPPED, compare
+from hala_tools.miniature.score import drawn_heldout
 
 PAIRS = 120
 
