@@ -163,18 +163,43 @@ def _header(directory: Path, file: str) -> dict[str, Entry]:
     """The tensors of a safetensors file, once the library has found the file whole."""
     path = directory / file
     try:
-        with safe_open(path, framework="numpy"), path.open("rb") as opened:
-            length = int.from_bytes(opened.read(8), "little")
-            tensors = json.loads(opened.read(length))
+        with safe_open(path, framework="numpy"):
+            length, tensors = _raw_header(path)
     except (SafetensorError, OSError) as error:
         raise InputError(
-            f"{path} cannot be read as safetensors ({error}); copy or download it again"
+            f"{path} cannot be read as safetensors ({_cut_off(path) or error}); "
+            "copy or download it again"
         ) from None
-    tensors.pop("__metadata__", None)
     return {
         name: Entry(file, tuple(t["shape"]), t["dtype"], 8 + length + t["data_offsets"][0])
         for name, t in tensors.items()
     }
+
+
+def _raw_header(path: Path) -> tuple[int, dict[str, dict]]:
+    """The header's length and its tensors: dtype, shape and data_offsets by name."""
+    with path.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        if length > path.stat().st_size:
+            raise ValueError("the header is longer than the file")
+        tensors = json.loads(opened.read(length))
+    tensors.pop("__metadata__", None)
+    return length, tensors
+
+
+def _cut_off(path: Path) -> str | None:
+    """Which tensor a file ends in, if its header is whole and that is what it suffers from."""
+    try:
+        length, tensors = _raw_header(path)
+        data = path.stat().st_size - 8 - length
+        by_end = sorted(tensors, key=lambda name: tensors[name]["data_offsets"][1])
+        return next(
+            f"it ends inside or before tensor {name}"
+            for name in by_end
+            if tensors[name]["data_offsets"][1] > data
+        )
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, StopIteration):
+        return None
 
 
 def _weight_files(directory: Path) -> list[str]:

@@ -114,7 +114,9 @@ class Fault:
 SHARD = "{shard}"
 
 FAULTS = {
-    "truncated shard": Fault(cut(UP, lambda data: data[:-100]), (SHARD,)),
+    "truncated shard": Fault(
+        cut(UP, lambda data: data[:-100]), (SHARD, "ends inside or before tensor model.layers.")
+    ),
     "truncated header": Fault(cut(UP, lambda data: data[:50]), (SHARD,)),
     "empty shard": Fault(cut(UP, lambda data: b""), (SHARD,)),
     "shard of something else": Fault(cut(UP, lambda data: b"version https://" * 9), (SHARD,)),
