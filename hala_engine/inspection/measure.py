@@ -22,7 +22,7 @@ from hala_engine.inspection.report import (
 from hala_engine.layers.linear import Linear
 from hala_engine.models.registry import CheckedModel, check_model
 from hala_engine.weights.directory import resolve_model
-from hala_engine.weights.quantization import Scheme
+from hala_engine.weights.quantization import Scheme, share_a_product
 
 SHORT = 1024
 """Tokens of the short sequence that is counted beside that of the whole context."""
@@ -114,19 +114,13 @@ def loaded_bytes(checked: CheckedModel, dtype: torch.dtype, keeps_fp8: bool) -> 
     if not keeps_fp8:
         return total
     for linear in (m for m in parts.model.modules() if isinstance(m, Linear)):
-        if _stays_fp8([checked.schemes.get(name) for name in linear.names]):
+        if share_a_product([checked.schemes.get(name) for name in linear.names]):
             for name in linear.names:
                 shape = parts.tensors[f"{name}.weight"]
                 scheme = checked.schemes[name]
                 total -= math.prod(shape) * (dtype.itemsize - 1)
                 total += _scale_bytes(scheme, *shape)
     return total
-
-
-def _stays_fp8(schemes: list[Scheme | None]) -> bool:
-    """Of the matrices of one product; the rule is that of `Weights.matrix`."""
-    first = schemes[0]
-    return bool(first and first.activations) and all(scheme == first for scheme in schemes)
 
 
 def _scale_bytes(scheme: Scheme, rows: int, columns: int) -> int:

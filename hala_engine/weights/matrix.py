@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from hala_engine.errors import InputError
-from hala_engine.weights.quantization import BLOCK, Scheme, dequantize
+from hala_engine.weights.quantization import BLOCK, Scheme, dequantize, share_a_product
 from hala_engine.weights.source import Placement, Source
 
 
@@ -106,9 +106,7 @@ def join(parts: list[Part], *, bias: bool) -> Matrix:
     """`parts` on top of each other, with their biases: in e4m3 if they are quantized alike and FP8
     is wanted, else in the model's dtype."""
     biases = torch.cat([part.read_bias() for part in parts]) if bias else None
-    scheme = parts[0].scheme
-    as_fp8 = parts[0].place.fp8 and scheme and scheme.activations
-    if as_fp8 and all(part.scheme == scheme for part in parts):
+    if parts[0].place.fp8 and share_a_product([part.scheme for part in parts]):
         return Matrix(_fp8_pieces(parts), biases, _activations(parts))
     return Matrix((Piece(_dense(parts)),), biases, None)
 

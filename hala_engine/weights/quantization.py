@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,6 +39,13 @@ SCALAR_SHAPES = ((1,), (), (1, 1))
 
 Schemes = Mapping[str, Scheme]
 """The schemes of a checkpoint's quantized linear modules, by their names."""
+
+
+def share_a_product(schemes: Sequence[Scheme | None]) -> bool:
+    """Whether matrices of these schemes can be multiplied as one in FP8: all quantized, and alike,
+    and so their input."""
+    first = schemes[0]
+    return first is not None and first.activations is not None and len(set(schemes)) == 1
 
 
 def dequantize(weight: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
