@@ -44,9 +44,9 @@ def _scheme(module: str, entries: Mapping[str, Entry], static: bool) -> Scheme:
         "weight_scale_inv",
     )
     entry = entries.get(f"{module}.{scale}")
-    if entry is not None and len(entry.shape) == 2 and max(entry.shape) > 1:
-        return Scheme("block", "group", scale)
-    if entry is not None and scale == "weight_scale_inv" and entry.shape == (1, 1):
+    is_matrix = entry is not None and len(entry.shape) == 2
+    # [1, 1] is the scale of one block by one name, and of the whole tensor by the other.
+    if is_matrix and (scale == "weight_scale_inv" or max(entry.shape) > 1):
         return Scheme("block", "group", scale)
     names = ("activation_scale", "input_scale")
     name = next((n for n in names if f"{module}.{n}" in entries), names[-1])
