@@ -35,7 +35,8 @@ class Cache:
 
     kv_dtype: of K and V, e4m3 or `dtype`. make_room: called for a number of free pages when there
     are fewer; it may drop snapshots. page_tables: int64 [groups, max_sequences, pages of
-    `max_model_len`], 0 where a slot holds no page.
+    `max_model_len`], 0 where a slot holds no page. reach: int64 [max_sequences], the tokens that a
+    slot's pages are enough for.
     """
 
     def __init__(
@@ -54,6 +55,8 @@ class Cache:
         self.spec = spec
         self.page_size = page_size
         self.num_pages = num_pages
+        self.max_sequences = max_sequences
+        self.max_model_len = max_model_len
         self.make_room: Callable[[int], None] = lambda wanted: None
         self._pools = _Pools.allocate(
             spec, num_pages, page_size, max_sequences + max_snapshots, dtype, kv_dtype, device
@@ -62,8 +65,9 @@ class Cache:
         groups, width = len(spec.groups), -(-max_model_len // page_size)
         self.page_tables = np.zeros((groups, max_sequences, width), dtype=np.int64)
         self._windows = [(i, g.window) for i, g in enumerate(spec.groups) if g.window is not None]
-        self._starts = [[0] * max_sequences for _ in range(groups)]  # first page held
+        self._starts = np.zeros((groups, max_sequences), dtype=np.int64)  # first page held
         self._ends = [0] * max_sequences  # pages beyond the last one held, in every group
+        self.reach = np.zeros(max_sequences, dtype=np.int64)
         self._holders = [0] * (num_pages + 1)
         self._free_pages = list(range(num_pages, 0, -1))
         self._free_slots = list(range(max_sequences - 1, -1, -1))
@@ -105,18 +109,20 @@ class Cache:
             return False
         for table in self.page_tables:
             table[slot, have : have + more] = [self._take() for _ in range(more)]
-        self._ends[slot] = have + more
+        self._set_end(slot, have + more)
         return True
 
-    def slide(self, slot: int, computed: int) -> None:
-        """Once `computed` tokens are in the cache: free the pages that no later token sees."""
+    def slide(self, slots: np.ndarray, computed: np.ndarray) -> None:
+        """Once so many tokens of each slot are in the cache: free the pages that no later token
+        sees."""
         for group, window in self._windows:
-            first, start = (computed - window + 1) // self.page_size, self._starts[group][slot]
-            if first > start:
-                row = self.page_tables[group, slot]
+            firsts, starts = (computed - window + 1) // self.page_size, self._starts[group]
+            for i in np.flatnonzero(firsts > starts[slots]):
+                slot, first = slots[i], firsts[i]
+                row, start = self.page_tables[group, slot], starts[slot]
                 self._give_back(row[start:first].tolist())
                 row[start:first] = 0
-                self._starts[group][slot] = first
+                starts[slot] = first
 
     def close_slot(self, slot: int) -> None:
         """Take back the slot and its pages."""
@@ -126,13 +132,13 @@ class Cache:
             self._give_back(row[starts[slot] : end].tolist())
             row[:end] = 0
             starts[slot] = 0
-        self._ends[slot] = 0
+        self._set_end(slot, 0)
         self._free_slots.append(slot)
 
     def snapshot(self, slot: int, tokens: int) -> Snapshot:
         """Keep the slot's state, which is that after `tokens` tokens."""
         end = self.pages_for(tokens)
-        starts = tuple(starts[slot] for starts in self._starts)
+        starts = tuple(self._starts[:, slot].tolist())
         pages = tuple(
             tuple(table[slot, start:end].tolist())
             for table, start in zip(self.page_tables, starts, strict=True)
@@ -163,7 +169,7 @@ class Cache:
                 self._holders[page] += 1
             self.page_tables[group, slot, start:end] = held
             self._starts[group][slot] = start
-        self._ends[slot] = end
+        self._set_end(slot, end)
         self._pools.states[:, slot] = self._pools.states[:, kept.state]
         return True
 
@@ -183,6 +189,10 @@ class Cache:
         if pages > len(self._free_pages):
             self.make_room(pages)
         return pages <= len(self._free_pages)
+
+    def _set_end(self, slot: int, end: int) -> None:
+        self._ends[slot] = end
+        self.reach[slot] = end * self.page_size
 
     def _take(self) -> int:
         page = self._free_pages.pop()

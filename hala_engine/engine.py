@@ -24,7 +24,8 @@ from hala_engine.models.registry import load_model
 from hala_engine.prefix import SharedPrefixes
 from hala_engine.runner import Runner
 from hala_engine.sampling import SamplingParams, StopStrings
-from hala_engine.scheduler import Scheduler, Sequence
+from hala_engine.scheduler import Scheduler
+from hala_engine.sequence import Sequence
 from hala_engine.tokenizer import Tokenizer, trim_unfinished_character
 from hala_engine.weights.directory import fingerprint, read_json, resolve_model
 from hala_engine.weights.source import Placement
@@ -236,8 +237,7 @@ class Engine:
                 if not scheduler.has_work:
                     return
                 schedule = scheduler.schedule()
-                drawn = self.runner.step(schedule)
-                finished = scheduler.update(schedule, drawn)
+                finished = scheduler.update(schedule, self.runner.step(schedule))
                 self._record(scheduler, finished)
                 self.stats.shared_tokens = shared_before + scheduler.shared_tokens
                 for sequence in finished:

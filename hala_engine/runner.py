@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import nn
@@ -9,7 +11,7 @@ from torch import nn
 from hala_engine.batch import Batch, Pages
 from hala_engine.cache import Cache
 from hala_engine.logprobs import TokenLogprob, log_probabilities, token_logprobs
-from hala_engine.scheduler import Chunk, Drawn, Schedule, Sequence
+from hala_engine.schedule import Drawn, Schedule
 from hala_kernels.sample import SamplingTensors, sample
 from hala_kernels.short_conv import ConvLayout
 
@@ -18,7 +20,12 @@ SCORED_ROWS = 256
 
 
 class Runner:
-    """Runs a model over a cache; nothing in it outlives a step."""
+    """Runs a model over a cache; nothing in it outlives a step.
+
+    runs_ahead: a step is computed by a device while the host makes the next.
+    """
+
+    runs_ahead = False
 
     def __init__(self, model: nn.Module, cache: Cache, device: torch.device) -> None:
         self.model = model
@@ -27,37 +34,38 @@ class Runner:
         spec = model.cache_spec
         self._conv_taps = spec.conv_columns + 1 if spec.conv_layers else None
 
+    def start(self, schedule: Schedule) -> Callable[[], Drawn]:
+        """Begin to compute the schedule; what is returned waits for the end and gives what was
+        drawn."""
+        drawn = self.step(schedule)
+        return lambda: drawn
+
     @torch.inference_mode()
-    def step(self, schedule: Schedule) -> list[Drawn]:
-        """Compute the schedule; what was drawn for each chunk."""
-        chunks = schedule.chunks
+    def step(self, schedule: Schedule) -> Drawn:
+        """Compute the schedule."""
         logits, prompt_logprobs = self._forward(schedule)
-        drawing = [chunk.sequence for chunk in chunks if chunk.samples]
-        tokens = self._draw(logits, drawing)
-        logprobs = self._logprobs(logits, tokens, drawing)
-        drawn = iter(zip(tokens, logprobs, strict=True))
-        return [
-            Drawn(*(next(drawn) if chunk.samples else (-1, None)), prompt_logprobs.get(i, ()))
-            for i, chunk in enumerate(chunks)
-        ]
+        drawing = np.flatnonzero(schedule.samples)
+        tokens = self._draw(logits, schedule, drawing)
+        if not schedule.is_scored:
+            return Drawn(tokens)
+        return Drawn(tokens, self._logprobs(logits, tokens, schedule, drawing), prompt_logprobs)
 
     def _forward(self, schedule: Schedule) -> tuple[torch.Tensor, dict[int, tuple[float, ...]]]:
         """Logits of the sampled rows, and the prompts' log-probabilities by chunk."""
         batch = self._batch(schedule)
         hidden = self.model(batch, self.cache.tensors)
-        return self.model.logits(hidden[batch.sampled_rows]), self._prompt_logprobs(
-            hidden, schedule.chunks
-        )
+        scores = self._prompt_logprobs(hidden, schedule) if schedule.is_scored else {}
+        return self.model.logits(hidden[batch.sampled_rows]), scores
 
     def _prompt_logprobs(
-        self, hidden: torch.Tensor, chunks: list[Chunk]
+        self, hidden: torch.Tensor, schedule: Schedule
     ) -> dict[int, tuple[float, ...]]:
         """For chunks that want them: of each prompt token that a row of theirs predicts."""
         found, row = {}, 0
-        for i, chunk in enumerate(chunks):
+        for i, chunk in enumerate(schedule.chunks):
             sequence = chunk.sequence
             if sequence.params.prompt_logprobs:
-                following = sequence.prompt[sequence.computed + 1 : chunk.end + 1]
+                following = sequence.prompt[chunk.start + 1 : chunk.end + 1]
                 rows = hidden[row : row + len(following)]
                 found[i] = tuple(self._score(rows, following))
             row += chunk.count
@@ -77,95 +85,78 @@ class Runner:
         return log_probabilities(logits, self.model.logit_scale, self.model.logit_softcap)
 
     def _logprobs(
-        self, logits: torch.Tensor, tokens: list[int], sequences: list[Sequence]
-    ) -> list[TokenLogprob | None]:
-        """Of the drawn tokens, for the sequences that want them."""
-        results: list[TokenLogprob | None] = [None] * len(sequences)
-        rows = [i for i, s in enumerate(sequences) if s.params.wants_logprobs]
-        if rows:
-            wanted = [sequences[i].params for i in rows]
-            found = token_logprobs(
-                self._log_probabilities(logits[rows]),
-                [tokens[i] for i in rows],
-                [params.logprobs or 0 for params in wanted],
-                [params.logprob_token_ids for params in wanted],
-            )
-            for i, logprob in zip(rows, found, strict=True):
-                results[i] = logprob
-        return results
+        self, logits: torch.Tensor, tokens: np.ndarray, schedule: Schedule, drawing: np.ndarray
+    ) -> dict[int, TokenLogprob]:
+        """Of the tokens drawn for the chunks `drawing`, where they are wanted."""
+        params = [schedule.sequences[i].params for i in drawing]
+        rows = [row for row, p in enumerate(params) if p.wants_logprobs]
+        if not rows:
+            return {}
+        found = token_logprobs(
+            self._log_probabilities(logits[rows]),
+            tokens[rows].tolist(),
+            [params[row].logprobs or 0 for row in rows],
+            [params[row].logprob_token_ids for row in rows],
+        )
+        return dict(zip(drawing[rows].tolist(), found, strict=True))
 
     def _batch(self, schedule: Schedule) -> Batch:
-        chunks = schedule.chunks
-        counts = np.array([chunk.count for chunk in chunks], dtype=np.int64)
-        computed = np.array([chunk.sequence.computed for chunk in chunks], dtype=np.int64)
-        slots = np.array([chunk.sequence.slot for chunk in chunks], dtype=np.int64)
-        ends = np.cumsum(counts)
-        of_token = np.repeat(np.arange(len(chunks)), counts)
-        positions = np.arange(ends[-1]) - (ends - counts)[of_token] + computed[of_token]
+        counts, decodes = schedule.counts, schedule.num_decodes
+        slots, context, ends = schedule.slots, schedule.ends, np.cumsum(counts)
+        positions = _positions(schedule)
+        of_token = slots if decodes == len(slots) else np.repeat(slots, counts)
 
         page_size = self.cache.page_size
-        context = computed + counts
         width = self.cache.pages_for(int(context.max()))
-        pages = []
-        for table in self.cache.page_tables:
-            rows = table[slots, :width]
-            places = rows[of_token, positions // page_size] * page_size + positions % page_size
-            pages.append(Pages(self._tensor(rows), self._tensor(places)))
-
-        decodes = len(schedule.decodes)
-        prefill_bounds = np.concatenate(([0], np.cumsum(counts[decodes:])))
-        samples = np.array([chunk.samples for chunk in chunks])
+        page, offset = positions // page_size, positions % page_size
+        pages = tuple(
+            Pages(
+                self._tensor(table[slots, :width]),
+                self._tensor(table[of_token, page] * page_size + offset),
+            )
+            for table in self.cache.page_tables
+        )
         conv = self._conv_taps and ConvLayout.of(torch.from_numpy(counts), self._conv_taps)
         return Batch(
-            token_ids=self._tensor(_token_ids(chunks)),
+            token_ids=self._tensor(schedule.table.tokens[of_token, positions].astype(np.int64)),
             positions=self._tensor(positions),
-            pages=tuple(pages),
+            pages=pages,
             state_slots=self._tensor(slots),
             conv=conv.to(self.device) if conv else None,
             num_decodes=decodes,
             context_lens=self._tensor(context),
-            prefill_bounds=self._tensor(prefill_bounds),
+            prefill_bounds=self._tensor(np.concatenate(([0], np.cumsum(counts[decodes:])))),
             longest_chunk=int(counts[decodes:].max(initial=0)),
-            sampled_rows=self._tensor(ends[samples] - 1),
+            sampled_rows=self._tensor(ends[schedule.samples] - 1),
         )
 
-    def _draw(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:
-        if not sequences:
-            return []
-        plain = all(sequence.params.is_plain_greedy for sequence in sequences)
-        params = None if plain else self._sampling_tensors(sequences)
+    def _draw(self, logits: torch.Tensor, schedule: Schedule, drawing: np.ndarray) -> np.ndarray:
+        if not len(drawing):
+            return np.empty(0, dtype=np.int64)
         ids, _ = sample(
             logits,
-            params,
+            None if schedule.is_greedy else self._sampling_tensors(schedule, drawing),
             logit_scale=self.model.logit_scale,
             softcap=self.model.logit_softcap,
             with_logprobs=False,
         )
-        return ids.tolist()
+        return ids.cpu().numpy()
 
-    def _sampling_tensors(self, sequences: list[Sequence]) -> SamplingTensors:
-        params = [sequence.params for sequence in sequences]
-
-        def column(name: str, dtype: torch.dtype) -> torch.Tensor:
-            values = [getattr(p, name) for p in params]
-            return torch.tensor(values, dtype=dtype, device=self.device)
-
+    def _sampling_tensors(self, schedule: Schedule, drawing: np.ndarray) -> SamplingTensors:
+        table, slots, lengths = schedule.table, schedule.slots[drawing], schedule.ends[drawing]
         penalty = history = None
-        if any(p.repetition_penalty != 1 for p in params):
-            penalty = column("repetition_penalty", torch.float32)
-            longest = max(sequence.length for sequence in sequences)
-            rows = np.empty((len(sequences), longest), dtype=np.int64)
-            for row, sequence in zip(rows, sequences, strict=True):
-                row[:] = sequence.prompt[0]
-                row[: sequence.length] = sequence.tokens(0, sequence.length)
-            history = self._tensor(rows)
+        if schedule.is_penalised:
+            penalty = self._tensor(table.penalty[slots])
+            rows = table.tokens[slots, : lengths.max()].astype(np.int64)
+            beyond = np.arange(rows.shape[1]) >= lengths[:, None]
+            history = self._tensor(np.where(beyond, rows[:, :1], rows))
         return SamplingTensors(
-            temperature=column("temperature", torch.float32),
-            top_k=column("top_k", torch.int64),
-            top_p=column("top_p", torch.float32),
-            min_p=column("min_p", torch.float32),
-            seed=torch.tensor([s.seed for s in sequences], device=self.device),
-            position=torch.tensor([s.length for s in sequences], device=self.device),
+            temperature=self._tensor(table.temperature[slots]),
+            top_k=self._tensor(table.top_k[slots]),
+            top_p=self._tensor(table.top_p[slots]),
+            min_p=self._tensor(table.min_p[slots]),
+            seed=self._tensor(table.seed[slots]),
+            position=self._tensor(lengths),
             penalty=penalty,
             history=history,
         )
@@ -174,8 +165,11 @@ class Runner:
         return torch.from_numpy(array).to(self.device)
 
 
-def _token_ids(chunks: list[Chunk]) -> np.ndarray:
-    ids: list[int] = []
-    for chunk in chunks:
-        ids += chunk.sequence.tokens(chunk.sequence.computed, chunk.end)
-    return np.array(ids, dtype=np.int64)
+def _positions(schedule: Schedule) -> np.ndarray:
+    """[T]: of each token in its sequence."""
+    if schedule.num_decodes == len(schedule):
+        return schedule.starts
+    first_rows = np.cumsum(schedule.counts) - schedule.counts
+    return np.arange(schedule.counts.sum()) + np.repeat(
+        schedule.starts - first_rows, schedule.counts
+    )

@@ -1,101 +1,29 @@
 """Continuous batching: which sequences run in the next step, and how many of their tokens.
 
-A step takes, under the token budget, one token of every sequence that is decoding and a chunk of
+A step takes, under the token budget, one token of every sequence that is decoding, then a chunk of
 every prompt that is not, in order of admission, then the first chunks of waiting sequences while
 there are slots and pages. When pages run out, the sequence admitted last gives its own back and is
 computed again later; so the one admitted first always gets on, and every step has work.
 
 A prompt that begins with a known prefix continues from there. Of those that share a prefix which is
 not computed yet, the first computes it; the others wait for it, and let those behind them pass.
+
+A device may still compute a step when the next is made: `advance` takes in what is certain once a
+step has been started, `collect` what was drawn. A sequence that turns out to have ended has then
+one token too many in the step in flight, which is dropped.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+
+import numpy as np
 
 from hala_engine.cache import Cache
 from hala_engine.errors import JobError
-from hala_engine.logprobs import TokenLogprob
 from hala_engine.prefix import Prefix, SharedPrefixes
-from hala_engine.sampling import SamplingParams, StopStrings
-
-
-@dataclass(eq=False)
-class Sequence:
-    """One request in the engine. `computed` tokens have their K, V and states in the cache."""
-
-    index: int
-    prompt: list[int]
-    params: SamplingParams
-    seed: int
-    max_tokens: int  # prompt and output, by the request and by the context
-    stop_ids: frozenset[int]
-    stop_strings: StopStrings | None = None
-    output: list[int] = field(default_factory=list)
-    computed: int = 0
-    slot: int = -1
-    finish_reason: str | None = None
-    text: str | None = None  # set when a stop string cut it
-    founding: Prefix | None = None  # the prefix that it computes for others
-    logprobs: list[TokenLogprob] = field(default_factory=list)  # of `output`, if asked for
-    prompt_logprobs: list[float] = field(default_factory=list)  # of the prompt's, from its second
-
-    @property
-    def length(self) -> int:
-        return len(self.prompt) + len(self.output)
-
-    @property
-    def may_share(self) -> bool:
-        """It may leave out the computation of a prefix: no scores of the prompt are asked for."""
-        return not self.params.prompt_logprobs
-
-    def tokens(self, start: int, stop: int) -> list[int]:
-        boundary = len(self.prompt)
-        if stop <= boundary:
-            return self.prompt[start:stop]
-        if start >= boundary:
-            return self.output[start - boundary : stop - boundary]
-        return self.prompt[start:] + self.output[: stop - boundary]
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """`count` tokens of a sequence to compute in a step, from its `computed` on."""
-
-    sequence: Sequence
-    count: int
-
-    @property
-    def end(self) -> int:
-        return self.sequence.computed + self.count
-
-    @property
-    def samples(self) -> bool:
-        """The step reaches the sequence's last token, so a next one is drawn."""
-        return self.end == self.sequence.length
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """What a step gives for a chunk: a token, -1 where the prompt goes on, and the
-    log-probabilities that the request asks for."""
-
-    token: int
-    logprob: TokenLogprob | None = None
-    prompt_logprobs: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """The work of one step; `decodes` have one token each."""
-
-    decodes: list[Chunk]
-    prefills: list[Chunk]
-
-    @property
-    def chunks(self) -> list[Chunk]:
-        return self.decodes + self.prefills
+from hala_engine.schedule import Drawn, Schedule
+from hala_engine.sequence import Sequence, SlotTable
 
 
 class Scheduler:
@@ -116,6 +44,7 @@ class Scheduler:
         self.aligned_chunk = aligned_chunk
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # in order of admission
+        self.table = SlotTable(cache.max_sequences, cache.max_model_len)
         self.preemptions = 0
         self.shared_tokens = 0  # not computed, since a prefix was
 
@@ -129,40 +58,67 @@ class Scheduler:
             self.prefixes.note(sequence.prompt)
 
     def schedule(self) -> Schedule:
-        """The next step. Never empty while there is work."""
-        decodes: list[Chunk] = []
-        prefills: list[Chunk] = []
-        budget = self.max_batched_tokens
-        for sequence in list(self.running):
-            if sequence.slot < 0:
-                continue  # preempted by an older one; an older one is never preempted by it
-            if self._is_decoding(sequence):
-                if budget and self._reserve(sequence, sequence.computed + 1):
-                    decodes.append(Chunk(sequence, 1))
-                    budget -= 1
-            else:
+        """The next step. Empty only if there is no work, or nothing to do before what is in flight
+        has been collected."""
+        decoding, prompting = self._running_slots()
+        prompts = [self.table.sequences[slot] for slot in prompting]
+        decodes = self._decodes(decoding)
+        budget = self.max_batched_tokens - len(decodes)
+        prefills: list[tuple[int, int]] = []
+        preemptions = self.preemptions
+        for sequence in prompts:
+            if sequence.slot >= 0:  # not preempted by an older one
                 budget -= self._prefill(sequence, budget, prefills)
+        if self.preemptions > preemptions:
+            decodes = self._still_running(decodes)
         self._admit(budget, prefills)
-        return Schedule(decodes, prefills)
+        return Schedule.of(self.table, decodes, prefills)
 
-    def update(self, schedule: Schedule, drawn: list[Drawn]) -> list[Sequence]:
-        """Take in what was drawn, one for each chunk; returns the sequences that finished."""
-        finished = []
-        for chunk, result in zip(schedule.chunks, drawn, strict=True):
-            sequence = chunk.sequence
-            samples = chunk.samples
-            del sequence.prompt_logprobs[sequence.computed :]  # of a run before a preemption
-            sequence.prompt_logprobs += result.prompt_logprobs
-            sequence.computed = chunk.end
-            self.cache.slide(sequence.slot, sequence.computed)
+    def advance(self, schedule: Schedule) -> None:
+        """The step has been started: what it computes will be in the cache for those after it."""
+        table, ends = self.table, schedule.ends
+        table.computed[schedule.slots] = ends
+        table.length[schedule.slots[schedule.samples]] += 1
+        self.cache.slide(schedule.slots, ends)
+        for sequence in schedule.sequences[schedule.num_decodes :]:
             founding = sequence.founding
             if founding and sequence.computed == len(founding.tokens):
                 self.prefixes.keep(founding, sequence.slot)
                 sequence.founding = None
-            if samples and self._append(sequence, result):
-                finished.append(sequence)
-                self._release(sequence)
+
+    def collect(self, schedule: Schedule, drawn: Drawn) -> list[Sequence]:
+        """Take in what a step gave; returns the sequences that finished."""
+        table = self.table
+        if drawn.prompt_logprobs:
+            self._note_prompt_logprobs(schedule, drawn)
+        # A sequence that has left its slot meanwhile is not the table's business any more.
+        alive = table.epoch[schedule.slots] == schedule.epochs
+        chunks = np.flatnonzero(schedule.samples & alive)
+        slots, places = schedule.slots[chunks], schedule.ends[chunks]
+        tokens = drawn.tokens[alive[schedule.samples]]
+        stopped = (table.stop_ids[slots] == tokens[:, None]).any(1)
+        going = ~stopped
+        table.tokens[slots[going], places[going]] = tokens[going]
+        table.known[slots] = places + going
+        for i in np.flatnonzero(going & (table.has_stop_strings | table.is_scored)[slots]):
+            sequence = table.sequences[slots[i]]
+            if chunks[i] in drawn.logprobs:
+                sequence.logprobs.append(drawn.logprobs[chunks[i]])
+            if sequence.stop_strings:
+                sequence.text = sequence.stop_strings.push(int(tokens[i]))
+                stopped[i] = sequence.text is not None
+        finished = []
+        for i in np.flatnonzero(stopped | (places + 1 >= table.limit[slots])):
+            sequence = table.sequences[slots[i]]
+            sequence.finish_reason = "stop" if stopped[i] else "length"
+            finished.append(sequence)
+            self._release(sequence)
         return finished
+
+    def update(self, schedule: Schedule, drawn: Drawn) -> list[Sequence]:
+        """Both, for a step that is done."""
+        self.advance(schedule)
+        return self.collect(schedule, drawn)
 
     def abort(self) -> None:
         """Drop everything and free what it held."""
@@ -170,10 +126,39 @@ class Scheduler:
         for sequence in list(self.running):
             self._release(sequence)
 
-    def _is_decoding(self, sequence: Sequence) -> bool:
+    def _running_slots(self) -> tuple[np.ndarray, np.ndarray]:
+        """The slots of those that decode and of those whose prompts go on, in order of admission.
+        Those that wait only for their last token to be known are neither."""
+        table = self.table
+        slots = np.array([sequence.slot for sequence in self.running], dtype=np.int64)
+        computed, length = table.computed[slots], table.length[slots]
         if self.aligned_chunk:
-            return sequence.computed >= len(sequence.prompt)
-        return sequence.length - sequence.computed == 1 and sequence.computed > 0
+            decoding = computed >= table.prompt[slots]
+        else:
+            decoding = (length - computed == 1) & (computed > 0)
+        goes_on = length < table.limit[slots]
+        return slots[decoding & goes_on], slots[~decoding & goes_on]
+
+    def _decodes(self, slots: np.ndarray) -> np.ndarray:
+        """Those of the slots, up to the budget, that have a page for their next token."""
+        slots = slots[: self.max_batched_tokens]
+        full = slots[self.table.computed[slots] >= self.cache.reach[slots]]
+        if not len(full):
+            return slots
+        for sequence in [self.table.sequences[slot] for slot in full]:
+            if sequence.slot >= 0:  # not preempted by an older one
+                self._reserve(sequence, sequence.computed + 1)
+        return self._still_running(slots)
+
+    def _still_running(self, slots: np.ndarray) -> np.ndarray:
+        runs = [self.table.sequences[slot] is not None for slot in slots]
+        return slots[np.array(runs, dtype=bool)]
+
+    def _note_prompt_logprobs(self, schedule: Schedule, drawn: Drawn) -> None:
+        for i, scores in drawn.prompt_logprobs.items():
+            noted = schedule.sequences[i].prompt_logprobs
+            del noted[schedule.starts[i] :]  # of a run before a preemption
+            noted += scores
 
     def _chunk(self, sequence: Sequence, budget: int) -> int:
         """Tokens of a prompt chunk within the budget; 0 when it does not fit."""
@@ -183,15 +168,15 @@ class Scheduler:
         count = min(len(sequence.prompt) - sequence.computed, self.aligned_chunk)
         return count if count <= budget else 0
 
-    def _prefill(self, sequence: Sequence, budget: int, prefills: list[Chunk]) -> int:
+    def _prefill(self, sequence: Sequence, budget: int, prefills: list[tuple[int, int]]) -> int:
         """Schedule a chunk of the sequence if budget and pages allow; returns its tokens."""
         count = self._chunk(sequence, budget)
         if not count or not self._reserve(sequence, sequence.computed + count):
             return 0
-        prefills.append(Chunk(sequence, count))
+        prefills.append((sequence.slot, count))
         return count
 
-    def _admit(self, budget: int, prefills: list[Chunk]) -> None:
+    def _admit(self, budget: int, prefills: list[tuple[int, int]]) -> None:
         """Start waiting sequences in their order, but for those whose prefix is about to come."""
         if not budget or not self.cache.free_slots:
             return
@@ -224,14 +209,14 @@ class Scheduler:
     def _open(self, sequence: Sequence, kept: Prefix | None, founding: Prefix | None) -> None:
         """Give the sequence a slot, what is `kept` of its prompt, and a prefix to compute for
         others."""
-        sequence.slot = self.cache.open_slot()
+        sequence.open(self.table, self.cache.open_slot())
         self.running.append(sequence)
         if founding:
             founding.is_coming = True
             sequence.founding = founding
         if kept and self.prefixes.use(kept, sequence.slot):
-            sequence.computed = len(kept.tokens)
-            self.shared_tokens += sequence.computed
+            self.table.computed[sequence.slot] = len(kept.tokens)
+            self.shared_tokens += len(kept.tokens)
 
     def _reserve(self, sequence: Sequence, tokens: int) -> bool:
         """Pages for the sequence, preempting from the youngest; False when it is itself the one.
@@ -252,7 +237,6 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence) -> None:
         self._release(sequence)
-        sequence.computed = 0
         self.waiting.appendleft(sequence)
         self.preemptions += 1
 
@@ -262,23 +246,4 @@ class Scheduler:
             sequence.founding.is_coming = False
             sequence.founding = None
         self.cache.close_slot(sequence.slot)
-        sequence.slot = -1
-
-    def _append(self, sequence: Sequence, drawn: Drawn) -> bool:
-        """Add a drawn token; True when the sequence is done."""
-        token = drawn.token
-        if token in sequence.stop_ids:
-            sequence.finish_reason = "stop"
-            return True
-        sequence.output.append(token)
-        if drawn.logprob:
-            sequence.logprobs.append(drawn.logprob)
-        if sequence.stop_strings:
-            sequence.text = sequence.stop_strings.push(token)
-            if sequence.text is not None:
-                sequence.finish_reason = "stop"
-                return True
-        if sequence.length >= sequence.max_tokens:
-            sequence.finish_reason = "length"
-            return True
-        return False
+        sequence.close()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -174,7 +175,7 @@ def most_pages(cache: Cache, tokens: int, chunk: int) -> int:
     for end in range(tokens % chunk, tokens + 1, chunk):
         assert cache.grow(slot, end)
         most = max(most, cache.num_pages - cache.free_pages)
-        cache.slide(slot, end)
+        cache.slide(np.array([slot]), np.array([end]))
     return most
 
 

@@ -24,7 +24,7 @@ class AllLogits(Runner):
         row = 0
         for chunk in schedule.chunks:
             of_sequence = self.seen.setdefault(chunk.sequence.index, {})
-            for position in range(chunk.sequence.computed, chunk.end):
+            for position in range(chunk.start, chunk.end):
                 of_sequence[position] = scores[row]
                 row += 1
         return every[batch.sampled_rows], {}

@@ -10,7 +10,7 @@ import torch
 
 from hala_engine.batch import CacheSpec
 from hala_engine.cache import Cache, Snapshot
-from hala_engine.scheduler import Schedule
+from hala_engine.schedule import Schedule
 
 MODULUS = 1_000_003  # float32 holds such numbers exactly
 
@@ -113,9 +113,9 @@ def step(cache: Cache, schedule: Schedule) -> None:
     for chunk in schedule.chunks:
         sequence = chunk.sequence
         tokens = sequence.tokens(0, chunk.end)
-        check_state(cache, sequence.slot, tokens[: sequence.computed])
-        write(cache, sequence.slot, tokens, sequence.computed)
-        done.append((sequence.slot, tokens, sequence.computed))
+        check_state(cache, sequence.slot, tokens[: chunk.start])
+        write(cache, sequence.slot, tokens, chunk.start)
+        done.append((sequence.slot, tokens, chunk.start))
     for slot, tokens, start in done:
         check_kv(cache, list(cache.page_tables[:, slot]), tokens, start)
         check_state(cache, slot, tokens)

@@ -84,7 +84,7 @@ class CacheMachine(RuleBasedStateMachine):
             return
         write(self.cache, slot, tokens, len(have))
         self.sequences[slot] = tokens
-        self.cache.slide(slot, len(tokens))
+        self.cache.slide(np.array([slot]), np.array([len(tokens)]))
 
     @rule(slot=slots, more=st.integers(0, 14))
     def grow_in_advance(self, slot, more):
@@ -187,14 +187,14 @@ def test_a_partial_page_is_written_by_one_only(founder_first):
     founder = cache.open_slot()
     cache.grow(founder, 6)
     write(cache, founder, shared, 0)
-    cache.slide(founder, 6)
+    cache.slide(np.array([founder]), np.array([6]))
     kept = cache.snapshot(founder, 6)
     follower = cache.open_slot()
 
     def go_on(slot, tokens):
         assert cache.grow(slot, 9)
         write(cache, slot, shared + tokens, 6)
-        cache.slide(slot, 9)
+        cache.slide(np.array([slot]), np.array([9]))
 
     if founder_first:
         go_on(founder, own)
@@ -215,7 +215,7 @@ def test_whole_pages_are_shared_and_not_copied():
     founder = cache.open_slot()
     cache.grow(founder, 12)
     write(cache, founder, list(range(12)), 0)
-    cache.slide(founder, 12)
+    cache.slide(np.array([founder]), np.array([12]))
     kept = cache.snapshot(founder, 12)
     assert kept.starts == (0, 2) and cache.free_pages == 8 - 4
     follower = cache.open_slot()
@@ -260,7 +260,7 @@ def most_held(windows: tuple, tokens: int, page_size: int, chunks: list[int]) ->
         computed = min(computed + chunks[i % len(chunks)], tokens)
         assert cache.grow(slot, computed)
         most = max(most, pages - cache.free_pages)
-        cache.slide(slot, computed)
+        cache.slide(np.array([slot]), np.array([computed]))
         i += 1
     return most
 

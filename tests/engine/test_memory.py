@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,7 +16,9 @@ from hala_engine.errors import InputError
 from hala_engine.memory import CachePlan, plan_cache
 from hala_engine.prefix import SharedPrefixes
 from hala_engine.sampling import SamplingParams
-from hala_engine.scheduler import Drawn, Scheduler, Sequence
+from hala_engine.schedule import Drawn
+from hala_engine.scheduler import Scheduler
+from hala_engine.sequence import Sequence
 
 PLENTY = 1 << 40
 E4M3 = torch.float8_e4m3fn
@@ -154,7 +157,7 @@ def test_a_plan_stays_within_its_memory_and_lets_its_longest_sequence_run(
             break
         schedule = scheduler.schedule()
         assert schedule.chunks
-        scheduler.update(schedule, [Drawn(3 if c.samples else -1) for c in schedule.chunks])
+        scheduler.update(schedule, Drawn(np.full(schedule.samples.sum(), 3)))
     assert not scheduler.has_work
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 from histories import check_accounts, check_slot, check_snapshot, make_cache, write
 from test_scheduler import advance, run, scheduler, sequence, snapshots
@@ -86,7 +87,7 @@ def keep(prefixes: SharedPrefixes, tokens: list[int]) -> Prefix:
     slot = cache.open_slot()
     assert cache.grow(slot, len(tokens))
     write(cache, slot, tokens, 0)
-    cache.slide(slot, len(tokens))
+    cache.slide(np.array([slot]), np.array([len(tokens)]))
     prefixes.keep(prefix, slot)
     cache.close_slot(slot)
     return prefix
@@ -202,7 +203,7 @@ def computed(prompts: list[list[int]], *, budget: int = 64, output: int = 3, **c
     while scheduling.has_work:
         schedule, _ = advance(scheduling, lambda s: 1 + s.index)
         for chunk in schedule.chunks:
-            if chunk.sequence.computed <= len(chunk.sequence.prompt):
+            if chunk.end <= len(chunk.sequence.prompt):
                 counts[chunk.sequence.index] += chunk.count
     return counts
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from histories import check_accounts, make_cache, step
 from hypothesis import given, settings
@@ -13,7 +14,9 @@ from hala_engine.cache import Cache
 from hala_engine.errors import JobError
 from hala_engine.prefix import SharedPrefixes
 from hala_engine.sampling import SamplingParams
-from hala_engine.scheduler import Drawn, Schedule, Scheduler, Sequence
+from hala_engine.schedule import Drawn, Schedule
+from hala_engine.scheduler import Scheduler
+from hala_engine.sequence import Sequence
 
 
 def scheduler(
@@ -46,8 +49,8 @@ def advance(scheduler: Scheduler, token: Callable[[Sequence], int]) -> tuple[Sch
     slots = [chunk.sequence.slot for chunk in chunks]
     assert len(set(slots)) == len(slots) and min(slots) >= 0
     step(scheduler.cache, schedule)
-    drawn = [Drawn(token(chunk.sequence) if chunk.samples else -1) for chunk in chunks]
-    return schedule, scheduler.update(schedule, drawn)
+    tokens = [token(chunk.sequence) for chunk in chunks if chunk.samples]
+    return schedule, scheduler.update(schedule, Drawn(np.array(tokens, dtype=np.int64)))
 
 
 def run(
@@ -199,10 +202,9 @@ def test_aligned_chunks_depend_on_the_sequence_alone(requests, budget, spare, da
             schedule, _ = advance(scheduling, lambda s: 1 + s.index)
             for chunk in schedule.chunks:
                 if chunk.sequence.index == index:
-                    start = chunk.sequence.computed - chunk.count
-                    if start == 0 or index not in before:
+                    if chunk.start == 0 or index not in before:
                         found = {}
-                    found[start] = chunk.count
+                    found[chunk.start] = chunk.count
         return found
 
     alone, together = pieces([index]), pieces(list(range(len(requests))))
@@ -212,7 +214,7 @@ def test_aligned_chunks_depend_on_the_sequence_alone(requests, budget, spare, da
 
 
 def test_a_sequence_that_can_never_fit_ends_the_run_with_a_message():
-    alone = scheduler(make_cache(pages=2, page_size=4), budget=16)
+    alone = scheduler(make_cache(pages=2, page_size=4, max_model_len=12), budget=16)
     alone.add(sequence(0, prompt=9, output=1))
     with pytest.raises(JobError, match="2 pages do not hold 9 tokens"):
         run(alone)

@@ -22,7 +22,8 @@ from hala_engine.layers.attention import Attention
 from hala_engine.models.registry import load_model
 from hala_engine.prefix import SharedPrefixes
 from hala_engine.sampling import SamplingParams
-from hala_engine.scheduler import Scheduler, Sequence
+from hala_engine.scheduler import Scheduler
+from hala_engine.sequence import Sequence
 from hala_engine.weights.checkpoint import Checkpoint
 from hala_engine.weights.source import Placement
 
