@@ -8,9 +8,11 @@ for output in engine.generate(["Once upon a time"], SamplingParams(max_new_token
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from time import perf_counter
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -18,23 +20,28 @@ from torch import nn
 from hala_engine.cache import Cache
 from hala_engine.device import available_memory, choose_device, choose_dtype, multiplies_fp8
 from hala_engine.errors import InputError
+from hala_engine.intake import Intake, Prompt, Request
 from hala_engine.logprobs import TokenLogprob
 from hala_engine.memory import CachePlan, plan_cache
-from hala_engine.models.registry import load_model
+from hala_engine.models.registry import load_model, random_model
 from hala_engine.prefix import SharedPrefixes
 from hala_engine.runner import Runner
 from hala_engine.sampling import SamplingParams, StopStrings
+from hala_engine.schedule import Drawn, Schedule
 from hala_engine.scheduler import Scheduler
 from hala_engine.sequence import Sequence
 from hala_engine.tokenizer import Tokenizer, trim_unfinished_character
 from hala_engine.weights.directory import fingerprint, read_json, resolve_model
 from hala_engine.weights.source import Placement
 
-Prompt = str | list[int] | list[dict]
-"""Plain text, token ids, or chat messages."""
+T = TypeVar("T")
 
 INVARIANT_CHUNK = 256
 """Prompt chunk of the deterministic mode, whatever the token budget."""
+
+BLOCK_BATCHES = 4
+"""Requests that are put in order together, in multiples of the batch. More packs better; outputs in
+the order of the prompts wait for longer."""
 
 MAX_PREFIXES = 16
 """Shared prefixes that are kept: a job has few templates, and each costs a convolution state."""
@@ -46,7 +53,8 @@ class EngineConfig:
     bfloat16. kv_cache_dtype: auto (as `dtype`), fp8 (e4m3). max_batch_size: sequences that run at
     once. max_batched_tokens: tokens of a step; None: 512 on the CPU (more only makes its
     temporaries fall out of cache), 8192 on a GPU. memory_utilization: share of the memory that is
-    free after loading which the cache may take. max_model_len: prompt and output tokens of a
+    free after loading which the cache may take. max_cached_tokens: tokens whose K and V it holds,
+    if that is less. max_model_len: prompt and output tokens of a
     request; None: the model's own limit. deterministic: greedy tokens of a request do not depend on
     what runs beside it. prefix_caching: what prompts have in common at their start is computed
     once."""
@@ -57,6 +65,7 @@ class EngineConfig:
     max_batch_size: int = 64
     max_batched_tokens: int | None = None
     memory_utilization: float = 0.8
+    max_cached_tokens: int | None = None
     max_model_len: int | None = None
     page_size: int = 16
     deterministic: bool = False
@@ -64,7 +73,7 @@ class EngineConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("max_batch_size", "max_batched_tokens", "page_size"):
+        for name in ("max_batch_size", "max_batched_tokens", "max_cached_tokens", "page_size"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise InputError(f"{name} must be at least 1")
         if not 0 < self.memory_utilization <= 1:
@@ -91,6 +100,12 @@ class EngineConfig:
         """The cache of `model` in `dtype` where `device` has `free` bytes left. Raises InputError
         when there is no room for a single page."""
         limit = model.config.max_positions
+        if self.max_cached_tokens:
+            pages = -(-self.max_cached_tokens // self.page_size) * len(model.cache_spec.groups) + 1
+            page_bytes = model.cache_spec.page_bytes(self.page_size, self.kv_dtype(dtype).itemsize)
+            states = self.max_batch_size + self.max_snapshots
+            wanted = pages * page_bytes + states * model.cache_spec.state_bytes(dtype.itemsize)
+            free = min(free, wanted / self.memory_utilization)
         return plan_cache(
             model.cache_spec,
             free=int(free * self.memory_utilization),
@@ -125,7 +140,8 @@ class Output:
 @dataclass
 class EngineStats:
     """What runs now (`running`, `waiting`, `cache_use` from 0 to 1) and totals since the start.
-    `shared_tokens`: prompt tokens that were not computed, since a shared prefix had been."""
+    `shared_tokens`: prompt tokens that were not computed, since a shared prefix had been.
+    `seconds`: in `generate`; `step_seconds`: of these, while a step was being computed."""
 
     max_batch_size: int
     running: int = 0
@@ -136,12 +152,22 @@ class EngineStats:
     shared_tokens: int = 0
     steps: int = 0
     preemptions: int = 0
+    seconds: float = 0.0
+    step_seconds: float = 0.0
+
+    @property
+    def host_share(self) -> float:
+        """Of the time, what the device waited for or, on a CPU, what went to no step: tokenizer,
+        scheduler, and whoever takes the outputs."""
+        return 1 - self.step_seconds / self.seconds if self.seconds else 0.0
 
 
 class Engine:
     """A model with its cache. Raises InputError for a model directory that cannot be used.
 
-    `batch_invariant` says that a request's greedy tokens are its own, bit for bit.
+    random_weights: `model` is a config.json, or a directory with one, and its weights are drawn;
+    prompts are then token ids, and outputs have no text. `batch_invariant` says that a request's
+    greedy tokens are its own, bit for bit.
     """
 
     def __init__(
@@ -150,9 +176,9 @@ class Engine:
         *,
         revision: str | None = None,
         config: EngineConfig | None = None,
+        random_weights: bool = False,
     ) -> None:
         self.config = config = config or EngineConfig()
-        self.model_path = resolve_model(model, revision)
         self.device = choose_device(config.device)
         self.dtype = choose_dtype(config.dtype, self.device)
         self.batch_invariant = config.deterministic
@@ -162,9 +188,16 @@ class Engine:
             invariant=config.deterministic,
             fp8=multiplies_fp8(self.device),
         )
-        self.model = load_model(self.model_path, place)
-        self.tokenizer = Tokenizer(self.model_path)
-        self._stop_ids = _stop_ids(self.model_path, self.tokenizer)
+        if random_weights:
+            path = Path(model)
+            self.model_path = path = path / "config.json" if path.is_dir() else path
+            self.model = random_model(read_json(path), path, place, config.seed)
+            self.tokenizer, self._stop_ids = None, frozenset()
+        else:
+            self.model_path = resolve_model(model, revision)
+            self.model = load_model(self.model_path, place)
+            self.tokenizer = Tokenizer(self.model_path)
+            self._stop_ids = _stop_ids(self.model_path, self.tokenizer)
         self.plan = config.plan_cache(
             self.model, free=available_memory(self.device), dtype=self.dtype, device=self.device
         )
@@ -208,10 +241,17 @@ class Engine:
         if params is None:
             params = SamplingParams()
         params = itertools.repeat(params) if isinstance(params, SamplingParams) else params
-        outputs = self._run(_requests(prompts, iter(params)))
+        intake = Intake(
+            prompts,
+            iter(params),
+            self.tokenizer,
+            block=BLOCK_BATCHES * self.config.max_batch_size,
+            in_thread=self.runner.runs_ahead,
+        )
+        outputs = self._run(intake)
         return _in_order(outputs) if ordered else outputs
 
-    def _run(self, requests: Iterator[tuple[int, Prompt, SamplingParams]]) -> Iterator[Output]:
+    def _run(self, intake: Intake) -> Iterator[Output]:
         if self._generating:
             raise RuntimeError("this engine is already generating; finish or close that first")
         scheduler = Scheduler(
@@ -220,47 +260,60 @@ class Engine:
             self.config.step_tokens(self.device),
             INVARIANT_CHUNK if self.batch_invariant else None,
         )
-        shared_before = self.stats.shared_tokens
-        look_ahead = self.config.max_batch_size
+        before = replace(self.stats)
         self._generating = True
+        steps = _Steps(scheduler, self.runner, self.stats)
+        started = perf_counter()
         try:
+            is_open = True
             while True:
-                while len(scheduler.waiting) < look_ahead:
-                    request = next(requests, None)
-                    if request is None:
-                        break
-                    admitted = self._admit(*request)
-                    if isinstance(admitted, Output):
-                        yield admitted
-                    else:
-                        scheduler.add(admitted)
+                while is_open and len(scheduler.waiting) < self.config.max_batch_size:
+                    block = intake.next_block()
+                    is_open = bool(block)
+                    yield from self._admit(scheduler, block)
                 if not scheduler.has_work:
                     return
-                schedule = scheduler.schedule()
-                finished = scheduler.update(schedule, self.runner.step(schedule))
+                finished = steps.next()
                 self._record(scheduler, finished)
-                self.stats.shared_tokens = shared_before + scheduler.shared_tokens
-                for sequence in finished:
-                    yield self._output(sequence)
+                self.stats.shared_tokens = before.shared_tokens + scheduler.shared_tokens
+                self.stats.preemptions = before.preemptions + scheduler.preemptions
+                self.stats.seconds = before.seconds + perf_counter() - started
+                yield from self._outputs(finished)
         finally:
+            intake.close()
+            steps.drain()
             scheduler.abort()
             self.stats.running = self.stats.waiting = 0
             self._generating = False
 
-    def _admit(self, index: int, prompt: Prompt, params: SamplingParams) -> Sequence | Output:
-        """The request as a sequence, or the output that says why it cannot be one."""
-        ids = self._token_ids(prompt)
-        problem = None
+    def _admit(self, scheduler: Scheduler, block: list[Request]) -> Iterator[Output]:
+        """Let the requests of a block wait for their turn; an output for each that cannot run."""
+        accepted = []
+        for request in block:
+            if problem := self._problem(request):
+                ids = request.ids or []
+                yield Output(request.index, "", [], len(ids), "error", problem)
+            else:
+                accepted.append(self._sequence(request))
+        scheduler.add(*accepted)
+
+    def _problem(self, request: Request) -> str | None:
+        """Why the request cannot run; None if it can."""
+        if request.error:
+            return request.error
+        ids = request.ids
         if not ids:
-            problem = "the prompt has no tokens"
-        elif len(ids) >= self.max_model_len:
-            problem = f"the prompt has {len(ids)} tokens, the context is {self.max_model_len}"
-        elif not self._are_tokens(ids):
-            problem = f"a token id is not in 0..{self.model.config.vocab_size - 1}"
-        elif not self._are_tokens(params.logprob_token_ids):
-            problem = f"logprob_token_ids are not in 0..{self.model.config.vocab_size - 1}"
-        if problem:
-            return Output(index, "", [], len(ids), "error", problem)
+            return "the prompt has no tokens"
+        if len(ids) >= self.max_model_len:
+            return f"the prompt has {len(ids)} tokens, the context is {self.max_model_len}"
+        if not self._are_tokens(ids):
+            return f"a token id is not in 0..{self.model.config.vocab_size - 1}"
+        if not self._are_tokens(request.params.logprob_token_ids):
+            return f"logprob_token_ids are not in 0..{self.model.config.vocab_size - 1}"
+        return None
+
+    def _sequence(self, request: Request) -> Sequence:
+        index, params, ids = request.index, request.params, request.ids
         seed = params.seed if params.seed is not None else self.config.seed * 1_000_003 + index
         return Sequence(
             index=index,
@@ -271,57 +324,91 @@ class Engine:
             stop_ids=frozenset(params.stop_token_ids)
             | (frozenset() if params.ignore_eos else self._stop_ids),
             stop_strings=StopStrings(params.stop, self.tokenizer.detokenizer())
-            if params.stop
+            if params.stop and self.tokenizer
             else None,
         )
 
     def _are_tokens(self, ids: list[int] | tuple[int, ...]) -> bool:
         return not ids or 0 <= min(ids) <= max(ids) < self.model.config.vocab_size
 
-    def _token_ids(self, prompt: Prompt) -> list[int]:
-        if isinstance(prompt, str):
-            return self.tokenizer.encode(prompt)
-        if prompt and isinstance(prompt[0], dict):
-            return self.tokenizer.apply_chat(prompt)
-        return list(prompt)
-
-    def _output(self, sequence: Sequence) -> Output:
-        text = sequence.text
-        if text is None:
-            text = self.tokenizer.decode(sequence.output)
-            if sequence.finish_reason == "length":
+    def _outputs(self, finished: list[Sequence]) -> Iterator[Output]:
+        """Their texts are decoded together."""
+        if not finished:
+            return
+        tokens = [sequence.output for sequence in finished]
+        texts = self.tokenizer.decode_batch(tokens) if self.tokenizer else [""] * len(finished)
+        for sequence, ids, text in zip(finished, tokens, texts, strict=True):
+            if sequence.text is not None:
+                text = sequence.text
+            elif sequence.finish_reason == "length":
                 text = trim_unfinished_character(text)
-        params = sequence.params
-        return Output(
-            sequence.index,
-            text,
-            sequence.output,
-            len(sequence.prompt),
-            sequence.finish_reason,
-            logprobs=sequence.logprobs if params.wants_logprobs else None,
-            prompt_logprobs=[None, *sequence.prompt_logprobs] if params.prompt_logprobs else None,
-        )
+            params = sequence.params
+            scores = [None, *sequence.prompt_logprobs] if params.prompt_logprobs else None
+            yield Output(
+                sequence.index,
+                text,
+                ids,
+                len(sequence.prompt),
+                sequence.finish_reason,
+                logprobs=sequence.logprobs if params.wants_logprobs else None,
+                prompt_logprobs=scores,
+            )
 
     def _record(self, scheduler: Scheduler, finished: list[Sequence]) -> None:
         stats = self.stats
-        stats.steps += 1
         stats.running = len(scheduler.running)
         stats.waiting = len(scheduler.waiting)
         if self.cache.num_pages:
             stats.cache_use = 1 - self.cache.free_pages / self.cache.num_pages
-        stats.preemptions = scheduler.preemptions
         stats.prompt_tokens += sum(len(sequence.prompt) for sequence in finished)
         stats.output_tokens += sum(len(sequence.output) for sequence in finished)
 
 
-def _requests(
-    prompts: Iterable[Prompt], params: Iterator[SamplingParams]
-) -> Iterator[tuple[int, Prompt, SamplingParams]]:
-    for index, prompt in enumerate(prompts):
-        of_prompt = next(params, None)
-        if of_prompt is None:
-            raise ValueError(f"there are only {index} sampling params for more prompts than that")
-        yield index, prompt, of_prompt
+class _Steps:
+    """One step after the other. Where the runner runs ahead, the device computes a step while what
+    the one before has drawn is taken in here and the next is made."""
+
+    def __init__(self, scheduler: Scheduler, runner: Runner, stats: EngineStats) -> None:
+        self._scheduler = scheduler
+        self._runner = runner
+        self._stats = stats
+        self._in_flight: tuple[Schedule, Callable[[], Drawn]] | None = None
+
+    def next(self) -> list[Sequence]:
+        """Start a step, and finish the one before; the sequences that have ended."""
+        finished = self._finish() if self._scheduler.needs_all_tokens else []
+        schedule = self._scheduler.schedule()
+        before, self._in_flight = self._in_flight, None
+        if len(schedule):
+            self._in_flight = schedule, self._timed(lambda: self._runner.start(schedule))
+            self._scheduler.advance(schedule)
+            self._stats.steps += 1
+        if before is not None:
+            finished += self._collect(*before)
+        return finished if self._runner.runs_ahead else finished + self._finish()
+
+    def drain(self) -> None:
+        """Wait for what is in flight, and drop it."""
+        if self._in_flight is not None:
+            self._in_flight[1]()
+            self._in_flight = None
+
+    def _finish(self) -> list[Sequence]:
+        """Take in what the step in flight gives."""
+        if self._in_flight is None:
+            return []
+        in_flight, self._in_flight = self._in_flight, None
+        return self._collect(*in_flight)
+
+    def _collect(self, schedule: Schedule, wait: Callable[[], Drawn]) -> list[Sequence]:
+        return self._scheduler.collect(schedule, self._timed(wait))
+
+    def _timed(self, work: Callable[[], T]) -> T:
+        started = perf_counter()
+        try:
+            return work()
+        finally:
+            self._stats.step_seconds += perf_counter() - started
 
 
 def _in_order(outputs: Iterator[Output]) -> Iterator[Output]:

@@ -52,10 +52,21 @@ class Scheduler:
     def has_work(self) -> bool:
         return bool(self.waiting or self.running)
 
-    def add(self, sequence: Sequence) -> None:
-        self.waiting.append(sequence)
-        if sequence.may_share:
-            self.prefixes.note(sequence.prompt)
+    @property
+    def needs_all_tokens(self) -> bool:
+        """The next step cannot be made before what is in flight has been collected: the running
+        sequences' log-probabilities and penalties come from the host."""
+        slots = [sequence.slot for sequence in self.running]
+        table = self.table
+        return bool((table.is_scored[slots] | (table.penalty[slots] != 1)).any())
+
+    def add(self, *sequences: Sequence) -> None:
+        """Let them wait for their turn. Of those that are added together the longest begin first:
+        the short ones then fill the slots until the last of them ends."""
+        for sequence in sequences:
+            if sequence.may_share:
+                self.prefixes.note(sequence.prompt)
+        self.waiting.extend(sorted(sequences, key=lambda s: -s.max_tokens))
 
     def schedule(self) -> Schedule:
         """The next step. Empty only if there is no work, or nothing to do before what is in flight

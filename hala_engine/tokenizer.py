@@ -109,6 +109,10 @@ class Tokenizer:
         """Text without special tokens."""
         return self._backend.decode(list(ids), skip_special_tokens=True)
 
+    def decode_batch(self, sequences: Sequence[Sequence[int]]) -> list[str]:
+        """`decode` of each."""
+        return self._backend.decode_batch([list(ids) for ids in sequences])
+
     def token_text(self, token_id: int) -> str:
         """Of a token by itself, special ones too."""
         return self._backend.decode([token_id], skip_special_tokens=False)
