@@ -20,6 +20,7 @@ from torch import nn
 from hala_engine.cache import Cache
 from hala_engine.device import available_memory, choose_device, choose_dtype, multiplies_fp8
 from hala_engine.errors import InputError
+from hala_engine.graph_runner import GraphRunner
 from hala_engine.intake import Intake, Prompt, Request
 from hala_engine.logprobs import TokenLogprob
 from hala_engine.memory import CachePlan, plan_cache
@@ -216,7 +217,8 @@ class Engine:
         self.prefixes = SharedPrefixes(
             self.cache, config.max_snapshots, INVARIANT_CHUNK if config.deterministic else 1
         )
-        self.runner = Runner(self.model, self.cache, self.device)
+        runner_class = GraphRunner if self.device.type == "cuda" else Runner
+        self.runner = runner_class(self.model, self.cache, self.device)
         self.stats = EngineStats(config.max_batch_size)
         self._generating = False
 

@@ -11,6 +11,7 @@ from torch import nn
 from hala_engine.batch import Batch, Pages
 from hala_engine.cache import Cache
 from hala_engine.logprobs import TokenLogprob, log_probabilities, token_logprobs
+from hala_engine.packing import Packed, pack
 from hala_engine.schedule import Drawn, Schedule
 from hala_kernels.sample import SamplingTensors, sample
 from hala_kernels.short_conv import ConvLayout
@@ -101,34 +102,25 @@ class Runner:
         return dict(zip(drawing[rows].tolist(), found, strict=True))
 
     def _batch(self, schedule: Schedule) -> Batch:
-        counts, decodes = schedule.counts, schedule.num_decodes
-        slots, context, ends = schedule.slots, schedule.ends, np.cumsum(counts)
-        positions = _positions(schedule)
-        of_token = slots if decodes == len(slots) else np.repeat(slots, counts)
-
-        page_size = self.cache.page_size
-        width = self.cache.pages_for(int(context.max()))
-        page, offset = positions // page_size, positions % page_size
-        pages = tuple(
-            Pages(
-                self._tensor(table[slots, :width]),
-                self._tensor(table[of_token, page] * page_size + offset),
-            )
-            for table in self.cache.page_tables
-        )
-        conv = self._conv_taps and ConvLayout.of(torch.from_numpy(counts), self._conv_taps)
+        packed = pack(schedule, self.cache)
+        conv = self._conv_taps and ConvLayout.of(torch.from_numpy(packed.counts), self._conv_taps)
+        tables, places = self._tensor(packed.tables), self._tensor(packed.places)
         return Batch(
-            token_ids=self._tensor(schedule.table.tokens[of_token, positions].astype(np.int64)),
-            positions=self._tensor(positions),
-            pages=pages,
-            state_slots=self._tensor(slots),
+            token_ids=self._known_tokens(packed),
+            positions=self._tensor(packed.positions),
+            pages=tuple(map(Pages, tables, places)),
+            state_slots=self._tensor(packed.slots),
             conv=conv.to(self.device) if conv else None,
-            num_decodes=decodes,
-            context_lens=self._tensor(context),
-            prefill_bounds=self._tensor(np.concatenate(([0], np.cumsum(counts[decodes:])))),
-            longest_chunk=int(counts[decodes:].max(initial=0)),
-            sampled_rows=self._tensor(ends[schedule.samples] - 1),
+            num_decodes=packed.num_decodes,
+            context_lens=self._tensor(packed.contexts),
+            prefill_bounds=self._tensor(packed.prefill_bounds),
+            longest_chunk=packed.longest_chunk,
+            sampled_rows=self._tensor(packed.last_rows[schedule.samples]),
         )
+
+    def _known_tokens(self, packed: Packed) -> torch.Tensor:
+        """[T]: this runner's tokens are known before the next step is made."""
+        return self._tensor(packed.token_ids)
 
     def _draw(self, logits: torch.Tensor, schedule: Schedule, drawing: np.ndarray) -> np.ndarray:
         if not len(drawing):
@@ -163,13 +155,3 @@ class Runner:
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device)
-
-
-def _positions(schedule: Schedule) -> np.ndarray:
-    """[T]: of each token in its sequence."""
-    if schedule.num_decodes == len(schedule):
-        return schedule.starts
-    first_rows = np.cumsum(schedule.counts) - schedule.counts
-    return np.arange(schedule.counts.sum()) + np.repeat(
-        schedule.starts - first_rows, schedule.counts
-    )

@@ -1,0 +1,378 @@
+"""Steps on a GPU: captured once as CUDA graphs, then replayed, while the host is a step ahead.
+
+A step is padded to a bucket: so many decode rows, prompt tokens, prompts and pages. All that the
+host knows of it is written to one pinned buffer, copied to the device in one go, and read there at
+fixed places; the graph of the bucket holds everything from the embedding to the drawn tokens. Those
+stay on the device, by slot, as the next step's input; the host reads them one step late.
+
+Padding is a sequence without a slot: its K and V go nowhere, it sees nothing, and what is drawn for
+it is dropped.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import nn
+
+from hala_engine.batch import Batch, Pages
+from hala_engine.cache import Cache
+from hala_engine.packing import Packed, pack
+from hala_engine.runner import Runner
+from hala_engine.schedule import Drawn, Schedule
+from hala_kernels.sample import SamplingTensors, sample
+from hala_kernels.short_conv import ConvLayout
+
+PROMPT_TOKENS = (64, 128, 256, 512, 1024, 2048)
+"""Prompt tokens of the buckets. Larger steps keep the device busy for longer than their launches
+take, so they run without a graph."""
+
+MOST_PROMPTS = 64
+"""Prompts of a bucket; a step with more runs without a graph."""
+
+LEAST_PAGES = 32
+
+CAPTURED_ON_USE = 2
+"""A bucket's graph is captured when it is used so often: the first use compiles its kernels."""
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Decode rows, prompt tokens, prompts, and pages of a sequence; `greedy`: every token is the
+    argmax."""
+
+    decodes: int
+    tokens: int
+    prompts: int
+    pages: int
+    greedy: bool
+
+    @property
+    def rows(self) -> int:
+        return self.decodes + self.tokens
+
+    @property
+    def sequences(self) -> int:
+        return self.decodes + self.prompts
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A bucket's part of the flat int64 buffer, as views of it; on the host and on the device
+    alike."""
+
+    token_ids: torch.Tensor  # [T]; -1: what was drawn last for the slot
+    positions: torch.Tensor  # [T]
+    places: torch.Tensor  # [G, T]
+    slots: torch.Tensor  # [S]; -1: padding
+    contexts: torch.Tensor  # [S]
+    bounds: torch.Tensor  # [prompts + 1]
+    last_rows: torch.Tensor  # [S]
+    conv: torch.Tensor  # [3, T]: a token's sequence, its offset in it, and the sequence's tokens
+    tables: torch.Tensor  # [G, S, W]
+    filters: torch.Tensor  # [2, S]: top_k and seed
+    probabilities: torch.Tensor  # [3, S] float32: temperature, top_p, min_p
+
+    @classmethod
+    def within(cls, buffer: torch.Tensor, bucket: Bucket, groups: int) -> Inputs:
+        taken = 0
+
+        def part(*shape: int) -> torch.Tensor:
+            nonlocal taken
+            size = int(np.prod(shape))
+            view = buffer[taken : taken + size].view(shape)
+            taken += size
+            return view
+
+        rows, sequences = bucket.rows, bucket.sequences
+        return cls(
+            token_ids=part(rows),
+            positions=part(rows),
+            places=part(groups, rows),
+            slots=part(sequences),
+            contexts=part(sequences),
+            bounds=part(bucket.prompts + 1),
+            last_rows=part(sequences),
+            conv=part(3, rows),
+            tables=part(groups, sequences, bucket.pages),
+            filters=part(2, sequences),
+            probabilities=part(3, sequences).view(torch.float32)[:, :sequences],
+        )
+
+    @staticmethod
+    def size(bucket: Bucket, groups: int) -> int:
+        """In int64."""
+        rows, sequences = bucket.rows, bucket.sequences
+        of_tokens = (2 + groups + 3) * rows
+        return of_tokens + (8 + groups * bucket.pages) * sequences + bucket.prompts + 1
+
+
+class GraphRunner(Runner):
+    """captures: False runs the same steps without graphs, which any device can."""
+
+    runs_ahead = True
+
+    def __init__(
+        self,
+        model: nn.Module,
+        cache: Cache,
+        device: torch.device,
+        *,
+        captures: bool = True,
+    ) -> None:
+        super().__init__(model, cache, device)
+        self._captures = captures
+        self._decode_sizes = decode_sizes(cache.max_sequences)
+        # What was drawn last for each slot, and, in the last place, for padding.
+        self._drawn = torch.zeros(cache.max_sequences + 1, dtype=torch.int64, device=device)
+        self._uses: Counter[Bucket] = Counter()
+        self._graphs: dict[Bucket, tuple[torch.cuda.CUDAGraph, torch.Tensor]] = {}
+        self._pool = None
+        self._staged = torch.empty(0, dtype=torch.int64, device=device)
+        self._turn = 0
+        self._host = [_HostBuffers(pinned=device.type == "cuda") for _ in range(2)]
+
+    def start(self, schedule: Schedule) -> Callable[[], Drawn]:
+        bucket = self._bucket(schedule)
+        if bucket is None:
+            return super().start(schedule)
+        # The step before last has been collected, so its buffers are free.
+        self._turn = 1 - self._turn
+        host = self._host[self._turn]
+        self._stage(host, bucket, schedule)
+        tokens = self._run(bucket)
+        return host.fetch(tokens, _rows_that_sample(schedule, bucket))
+
+    def _bucket(self, schedule: Schedule) -> Bucket | None:
+        """None: the step runs without a graph."""
+        decodes, prompts = schedule.num_decodes, len(schedule) - schedule.num_decodes
+        tokens = int(schedule.counts[decodes:].sum())
+        if schedule.is_scored or schedule.is_penalised:
+            return None
+        if prompts > MOST_PROMPTS or tokens > PROMPT_TOKENS[-1]:
+            return None
+        width = self.cache.pages_for(int(schedule.ends.max()))
+        pages = LEAST_PAGES
+        while pages < width:
+            pages *= 4
+        greedy = schedule.is_greedy
+        if not prompts:
+            return Bucket(_size_for(decodes, self._decode_sizes), 0, 0, pages, greedy)
+        # Mixed steps come in fewer sizes: each is a graph.
+        rows = self._decode_sizes[-1] if decodes else 0
+        tokens = _size_for(tokens, PROMPT_TOKENS)
+        return Bucket(rows, tokens, min(tokens, MOST_PROMPTS) + 1, pages, greedy)
+
+    def _stage(self, host: _HostBuffers, bucket: Bucket, schedule: Schedule) -> None:
+        """Bring the step's inputs to the device."""
+        groups = self.cache.groups
+        size = Inputs.size(bucket, groups)
+        buffer = host.inputs(size)
+        fill(Inputs.within(buffer, bucket, groups), bucket, pack(schedule, self.cache), schedule)
+        if size > len(self._staged):
+            # Graphs read the buffer where it was when they were captured.
+            self._graphs.clear()
+            self._staged = torch.empty(2 * size, dtype=torch.int64, device=self.device)
+        self._staged[:size].copy_(buffer, non_blocking=True)
+
+    @torch.inference_mode()
+    def _run(self, bucket: Bucket) -> torch.Tensor:
+        """[sequences]: the tokens drawn, on the device."""
+        self._uses[bucket] += 1
+        if bucket not in self._graphs:
+            if not self._captures or self._uses[bucket] < CAPTURED_ON_USE:
+                return self._compute(bucket)
+            self._capture(bucket)
+        graph, tokens = self._graphs[bucket]
+        graph.replay()
+        return tokens
+
+    def _capture(self, bucket: Bucket) -> None:
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            tokens = self._compute(bucket)
+        self._graphs[bucket] = graph, tokens
+
+    def _compute(self, bucket: Bucket) -> torch.Tensor:
+        inputs = Inputs.within(self._staged, bucket, self.cache.groups)
+        last = len(self._drawn) - 1
+        rows = torch.where(inputs.slots < 0, last, inputs.slots)
+        batch = self._static_batch(inputs, bucket, rows)
+        hidden = self.model(batch, self.cache.tensors)
+        tokens, _ = sample(
+            self.model.logits(hidden.index_select(0, inputs.last_rows)),
+            None if bucket.greedy else _sampling(inputs),
+            logit_scale=self.model.logit_scale,
+            softcap=self.model.logit_softcap,
+            with_logprobs=False,
+        )
+        self._drawn.index_copy_(0, rows, tokens)
+        return tokens
+
+    def _static_batch(self, inputs: Inputs, bucket: Bucket, rows: torch.Tensor) -> Batch:
+        n = bucket.decodes
+        token_ids = inputs.token_ids
+        if n:
+            known, latest = token_ids[:n], self._drawn.index_select(0, rows[:n])
+            token_ids = torch.cat((torch.where(known < 0, latest, known), token_ids[n:]))
+        conv = None
+        if self._conv_taps:
+            conv = ConvLayout.on_device(
+                inputs.conv.int() if bucket.prompts else None, bucket.sequences, self._conv_taps
+            )
+        return Batch(
+            token_ids=token_ids,
+            positions=inputs.positions,
+            pages=tuple(map(Pages, inputs.tables, inputs.places)),
+            state_slots=inputs.slots,
+            conv=conv,
+            num_decodes=n,
+            context_lens=inputs.contexts,
+            prefill_bounds=inputs.bounds,
+            longest_chunk=bucket.tokens,
+            sampled_rows=inputs.last_rows,
+        )
+
+    def step(self, schedule: Schedule) -> Drawn:
+        """Without a graph, and to its end: for what the host has a part in, and large steps."""
+        drawn = super().step(schedule)
+        slots = torch.from_numpy(schedule.slots[schedule.samples]).to(self.device)
+        self._drawn.index_copy_(0, slots, torch.from_numpy(drawn.tokens).to(self.device))
+        return drawn
+
+    def _known_tokens(self, packed: Packed) -> torch.Tensor:
+        token_ids = super()._known_tokens(packed)
+        n = packed.num_decodes
+        latest = self._drawn.index_select(0, torch.from_numpy(packed.slots[:n]).to(self.device))
+        known = token_ids[:n]
+        return torch.cat((torch.where(known < 0, latest, known), token_ids[n:]))
+
+
+class _HostBuffers:
+    """What one step in flight keeps on the host."""
+
+    def __init__(self, pinned: bool) -> None:
+        self._pinned = pinned
+        self._inputs = torch.empty(0, dtype=torch.int64)
+        self._tokens = torch.empty(0, dtype=torch.int64)
+
+    def inputs(self, size: int) -> torch.Tensor:
+        if size > len(self._inputs):
+            self._inputs = self._empty(2 * size)
+        return self._inputs[:size]
+
+    def fetch(self, tokens: torch.Tensor, wanted: np.ndarray) -> Callable[[], Drawn]:
+        """Begin to bring `tokens` over; what is returned waits for them, and gives those of the
+        rows `wanted`."""
+        if len(tokens) > len(self._tokens):
+            self._tokens = self._empty(2 * len(tokens))
+        here = self._tokens[: len(tokens)]
+        here.copy_(tokens, non_blocking=True)
+        arrived = self._event
+        if arrived is not None:
+            arrived.record()
+
+        def wait() -> Drawn:
+            if arrived is not None:
+                arrived.synchronize()
+            return Drawn(here.numpy()[wanted])
+
+        return wait
+
+    @cached_property
+    def _event(self) -> torch.cuda.Event | None:
+        return torch.cuda.Event() if self._pinned else None
+
+    def _empty(self, size: int) -> torch.Tensor:
+        return torch.empty(size, dtype=torch.int64, pin_memory=self._pinned)
+
+
+def fill(inputs: Inputs, bucket: Bucket, packed: Packed, schedule: Schedule) -> None:
+    """Write a step to its bucket's place in the host's buffer."""
+    table, n, b = schedule.table, packed.num_decodes, bucket.decodes
+    prompts = len(packed.slots) - n
+    sequences, tokens = _Layout(n, b, prompts), _Layout(n, b, len(packed.positions) - n)
+    tokens.put(inputs.token_ids, packed.token_ids, 0)
+    tokens.put(inputs.positions, packed.positions, 0)
+    tokens.put(inputs.places, packed.places, -1)
+    sequences.put(inputs.slots, packed.slots, -1)
+    sequences.put(inputs.contexts, packed.contexts, 0)
+    inputs.tables.numpy()[:] = 0
+    width = packed.tables.shape[2]
+    sequences.put(inputs.tables.transpose(1, 2)[:, :width], packed.tables.transpose(0, 2, 1), 0)
+    bounds = inputs.bounds.numpy()
+    bounds[: prompts + 1] = packed.prefill_bounds
+    bounds[prompts + 1 :] = bounds[prompts]
+    last_rows = packed.last_rows
+    last_rows[n:] += b - n
+    sequences.put(inputs.last_rows, last_rows, 0)
+    if bucket.prompts:
+        of_token = np.repeat(np.arange(len(packed.slots)), packed.counts)
+        of_token[n:] += b - n
+        firsts = packed.last_rows - packed.counts + 1
+        offsets = np.arange(len(packed.positions)) - np.repeat(firsts, packed.counts)
+        # A row of padding is a token of a sequence that is padding; the last prompt always is.
+        tokens.put(inputs.conv[0], of_token, bucket.sequences - 1)
+        inputs.conv[0].numpy()[n:b] = np.arange(n, b)
+        tokens.put(inputs.conv[1], offsets, 0)
+        tokens.put(inputs.conv[2], np.repeat(packed.counts, packed.counts), 1)
+    if not bucket.greedy:
+        slots = packed.slots
+        sequences.put(inputs.filters, np.stack((table.top_k[slots], table.seed[slots])), 0)
+        columns = (table.temperature[slots], table.top_p[slots], table.min_p[slots])
+        sequences.put(inputs.probabilities, np.stack(columns), 0)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How `decodes` and `prompts` entries lie in a bucket with room for `room` decodes."""
+
+    decodes: int
+    room: int
+    prompts: int
+
+    def put(self, target: torch.Tensor, values: np.ndarray, padding: int) -> None:
+        """Along the last dimension."""
+        array, n, end = target.numpy(), self.decodes, self.room + self.prompts
+        array[..., :n] = values[..., :n]
+        array[..., n : self.room] = padding
+        array[..., self.room : end] = values[..., n:]
+        array[..., end:] = padding
+
+
+def _sampling(inputs: Inputs) -> SamplingTensors:
+    top_k, seed = inputs.filters
+    temperature, top_p, min_p = inputs.probabilities
+    return SamplingTensors(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        seed=seed,
+        position=inputs.contexts,
+    )
+
+
+def _rows_that_sample(schedule: Schedule, bucket: Bucket) -> np.ndarray:
+    """Of the tokens that a bucket draws, those of the chunks that sample."""
+    rows = np.arange(len(schedule))
+    rows[schedule.num_decodes :] += bucket.decodes - schedule.num_decodes
+    return rows[schedule.samples]
+
+
+def decode_sizes(most: int) -> tuple[int, ...]:
+    """Decode rows of the buckets up to `most`: powers of two, then multiples of 16, then of 32, so
+    that little is padded."""
+    sizes = [1, 2, 4, 8, *range(16, 128, 16), *range(128, most, 32)]
+    return (*(size for size in sizes if size < most), most)
+
+
+def _size_for(count: int, sizes: tuple[int, ...]) -> int:
+    return sizes[bisect_left(sizes, count)]
