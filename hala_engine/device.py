@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -53,3 +54,33 @@ def available_memory(device: torch.device) -> int:
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
     return 4 << 30
+
+
+def use_granted_cores() -> None:
+    """Take no more threads than the process is granted cores, unless OMP_NUM_THREADS says.
+
+    In a container torch counts the cores of the machine. Threads beyond the quota are taken off
+    their cores in turn, and every matrix product waits for the last of them.
+    """
+    granted = _granted_cores()
+    if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > granted:
+        torch.set_num_threads(granted)
+
+
+def _granted_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """By the affinity of the process and the quota of its control group (version 2, then 1)."""
+    has_affinity = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    try:
+        quota, period = (cgroup / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota = (cgroup / "cpu/cpu.cfs_quota_us").read_text()
+            period = (cgroup / "cpu/cpu.cfs_period_us").read_text()
+        except OSError:
+            return cores
+    try:
+        granted = int(quota) // int(period)
+    except ValueError:  # "max"
+        return cores
+    return cores if granted < 0 else min(cores, max(1, granted))

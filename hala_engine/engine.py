@@ -18,7 +18,13 @@ import torch
 from torch import nn
 
 from hala_engine.cache import Cache
-from hala_engine.device import available_memory, choose_device, choose_dtype, multiplies_fp8
+from hala_engine.device import (
+    available_memory,
+    choose_device,
+    choose_dtype,
+    multiplies_fp8,
+    use_granted_cores,
+)
 from hala_engine.errors import InputError
 from hala_engine.graph_runner import GraphRunner
 from hala_engine.intake import Intake, Prompt, Request
@@ -181,6 +187,8 @@ class Engine:
     ) -> None:
         self.config = config = config or EngineConfig()
         self.device = choose_device(config.device)
+        if self.device.type == "cpu":
+            use_granted_cores()
         self.dtype = choose_dtype(config.dtype, self.device)
         self.batch_invariant = config.deterministic
         place = Placement(
