@@ -33,6 +33,8 @@ REQUIRES = {
     "hala": ("hala_engine.engine",),
     "llama.cpp": ("llama_cpp", "gguf"),
 }
+# Sequences that ours may run at once in the mixed workload; how many do, its cache decides.
+MIXED_SLOTS = 64
 # Above this share of the processors, work beside the benchmark makes its timings doubtful.
 BUSY = 0.03
 
@@ -71,9 +73,8 @@ class Bench:
         self.samples: list[dict[str, Any]] = []
         self.failures: list[str] = []
         self.commit = machine.commit()
-        first = plan.mixed_workload(0)
-        # Equal memory: as many sequences as never cache more tokens than the padded batch does.
-        self.mixed_slots = first.slots_within(first.padded_tokens())
+        # Equal memory: our cache holds as many tokens as the widest padded batch does.
+        self.mixed_tokens = plan.mixed_workload(0).padded_tokens()
 
     def run(self) -> dict[str, Any]:
         if "llama.cpp" in self.plan.peers:
@@ -83,10 +84,11 @@ class Bench:
         for repeat in range(self.plan.repeats):
             self._round("uniform", repeat, self.plan.uniform_workloads(repeat), widest)
         for repeat in range(self.plan.mixed_repeats):
-            self._round("mixed", repeat, [self.plan.mixed_workload(repeat)], self.mixed_slots)
+            workload = self.plan.mixed_workload(repeat)
+            self._round("mixed", repeat, [workload], MIXED_SLOTS, self.mixed_tokens)
         slots = [(w, w.batch) for w in self.plan.uniform_workloads(0)]
         if self.plan.mixed_repeats:
-            slots.append((self.plan.mixed_workload(0), self.mixed_slots))
+            slots.append((self.plan.mixed_workload(0), MIXED_SLOTS))
         return {
             "bench": "engine_cpu",
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -102,7 +104,14 @@ class Bench:
             "summary": summarize(self.samples, slots, self.dims),
         }
 
-    def _round(self, kind: str, repeat: int, workloads: list[Workload], slots: int) -> None:
+    def _round(
+        self,
+        kind: str,
+        repeat: int,
+        workloads: list[Workload],
+        slots: int,
+        cached_tokens: int | None = None,
+    ) -> None:
         """Each peer once, in an order that turns round from one repeat to the next."""
         order = self.plan.peers if repeat % 2 == 0 else self.plan.peers[::-1]
         for peer in order:
@@ -115,6 +124,7 @@ class Bench:
                 job["workloads"] = [w.to_dict() for w in workloads]
                 job["warmup_batch"] = min(8, slots)
                 job["max_batch_size"] = slots
+                job["max_cached_tokens"] = cached_tokens
                 job["max_model_len"] = max(w.longest() for w in workloads)
             load = machine.ForeignLoad()
             result = self._process(job)

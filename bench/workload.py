@@ -7,8 +7,6 @@ import numpy as np
 
 # Ids below this are special tokens in LFM2's vocabulary; a prompt has no use for them.
 FIRST_ORDINARY_ID = 64
-# The granule in which a paged cache takes memory.
-PAGE = 16
 
 
 @dataclass(frozen=True)
@@ -59,27 +57,6 @@ class Workload:
             * (max(prompt[i : i + self.batch]) + max(output[i : i + self.batch]))
             for i in starts
         )
-
-    def slots_within(self, tokens: int) -> int:
-        """Most sequences a continuous batch can hold so that it never caches more than `tokens`."""
-        return max(
-            (n for n in range(1, self.requests + 1) if self._held_at_most(n) <= tokens), default=1
-        )
-
-    def _held_at_most(self, slots: int) -> int:
-        """Cached tokens at the fullest decode step when `slots` are refilled in arrival order."""
-        queue = list(zip(*self.lengths(), strict=True))[::-1]
-        held: list[list[int]] = []  # [tokens cached, tokens still to come]
-        fullest = 0
-        while queue or held:
-            while queue and len(held) < slots:
-                held.append(list(queue.pop()))
-            for sequence in held:
-                sequence[0] += 1
-                sequence[1] -= 1
-            fullest = max(fullest, sum(-(-tokens // PAGE) * PAGE for tokens, _ in held))
-            held = [sequence for sequence in held if sequence[1] > 0]
-        return fullest
 
 
 def uniform(batch: int, prompt: int = 64, output: int = 32, seed: int = 0) -> Workload:

@@ -106,16 +106,16 @@ class EngineConfig:
     ) -> CachePlan:
         """The cache of `model` in `dtype` where `device` has `free` bytes left. Raises InputError
         when there is no room for a single page."""
-        limit = model.config.max_positions
+        limit, spec = model.config.max_positions, model.cache_spec
+        room = int(free * self.memory_utilization)
         if self.max_cached_tokens:
-            pages = -(-self.max_cached_tokens // self.page_size) * len(model.cache_spec.groups) + 1
-            page_bytes = model.cache_spec.page_bytes(self.page_size, self.kv_dtype(dtype).itemsize)
+            pages = -(-self.max_cached_tokens // self.page_size) * len(spec.groups) + 1
             states = self.max_batch_size + self.max_snapshots
-            wanted = pages * page_bytes + states * model.cache_spec.state_bytes(dtype.itemsize)
-            free = min(free, wanted / self.memory_utilization)
+            page_bytes = spec.page_bytes(self.page_size, self.kv_dtype(dtype).itemsize)
+            room = min(room, pages * page_bytes + states * spec.state_bytes(dtype.itemsize))
         return plan_cache(
-            model.cache_spec,
-            free=int(free * self.memory_utilization),
+            spec,
+            free=room,
             dtype=dtype,
             kv_dtype=self.kv_dtype(dtype),
             page_size=self.page_size,

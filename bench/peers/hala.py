@@ -10,7 +10,7 @@ class Peer:
         import torch
 
         torch.set_num_threads(job["threads"])
-        limits = {key: job[key] for key in ("max_batch_size", "max_model_len")}
+        limits = {key: job[key] for key in ("max_batch_size", "max_cached_tokens", "max_model_len")}
         config = EngineConfig(device="cpu", dtype="bfloat16", **limits)
         self.engine = Engine(job["checkpoint"], config=config)
         self.notes = limits

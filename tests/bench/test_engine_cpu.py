@@ -8,7 +8,7 @@ import pytest
 from bench.checkpoint import TINY, Dims
 from bench.engine_cpu import REQUIRES, main
 from bench.summary import OURS, floors, quartiles, summarize
-from bench.workload import mixed, uniform
+from bench.workload import uniform
 
 
 def test_benchmark_measures_our_engine_beside_transformers(tmp_path: Path) -> None:
@@ -41,16 +41,6 @@ def test_dims_count_lfm2_350m() -> None:
     dims = Dims()
     parameters = (dims.body_flops() + dims.head_flops()) // 2
     assert parameters == pytest.approx(354e6, rel=0.005)
-
-
-def test_continuous_batch_within_the_padded_batch_s_memory_holds_more_sequences() -> None:
-    workload = mixed(256)
-    budget = workload.padded_tokens()
-    assert budget <= 32 * (256 + 128)
-    slots = workload.slots_within(budget)
-    assert slots > workload.batch
-    assert workload._held_at_most(slots) <= budget < workload._held_at_most(slots + 1)
-    assert uniform(8).slots_within(uniform(8).padded_tokens()) == 8
 
 
 def test_floor_is_the_gemm_time_of_prompts_and_steps() -> None:

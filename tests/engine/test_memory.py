@@ -7,9 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from checkpoints import random_prompts, write_checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hala_engine import Engine, EngineConfig
 from hala_engine.batch import CacheSpec
 from hala_engine.cache import Cache
 from hala_engine.errors import InputError
@@ -195,3 +197,19 @@ def test_too_little_memory_is_said(spec, free):
 def test_a_plan_can_be_made_smaller():
     """As tests do to bring preemption about."""
     assert replace(plan(PLAIN), num_pages=7).bytes == 8 * PLAIN.page_bytes(4, 2)
+
+
+@pytest.mark.parametrize("architecture", ["lfm2", "gemma2"])
+def test_the_cache_holds_as_many_tokens_as_it_is_told(architecture, tmp_path):
+    write_checkpoint(tmp_path, architecture)
+    settings = {"device": "cpu", "dtype": "float32", "max_batch_size": 8}
+    for tokens, pages in ((64, 4), (65, 5), (10**12, None)):
+        engine = Engine(tmp_path, config=EngineConfig(**settings, max_cached_tokens=tokens))
+        groups = len(engine.cache.spec.groups)
+        if pages:
+            assert engine.cache.num_pages == pages * groups
+            outputs = engine.generate(random_prompts(9), SamplingParams(max_new_tokens=3))
+            assert all(output.finish_reason for output in outputs)
+        else:
+            unlimited = Engine(tmp_path, config=EngineConfig(**settings))
+            assert engine.cache.num_pages == unlimited.cache.num_pages
