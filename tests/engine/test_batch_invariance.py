@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from hala_engine import Engine, EngineConfig, SamplingParams
 from hala_engine.engine import INVARIANT_CHUNK
+from hala_engine.graph_runner import GraphRunner
 from hala_engine.layers.linear import can_pack, invariant_linear, pack, packed_linear
 from hala_engine.memory import plan_cache
 
@@ -41,16 +42,21 @@ def alone(tmp_path_factory, request):
 
 
 @settings(
-    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     seed=st.integers(0, 2**16),
     batch=st.sampled_from([1, 3, 8, 28]),
     page_size=st.sampled_from([4, 16]),
     tokens=st.sampled_from([None, 800]),
+    budget=st.sampled_from([None, 256, 300]),
+    ahead=st.booleans(),
 )
-def test_tokens_equal_those_of_a_request_alone(alone, seed, batch, page_size, tokens):
-    """In any order, however many run together, preempted for want of pages or not."""
+def test_tokens_equal_those_of_a_request_alone(
+    alone, seed, batch, page_size, tokens, budget, ahead
+):
+    """In any order, however many run together, preempted for want of pages or not, in padded steps
+    ahead of the host as on a GPU, or not."""
     directory, prompts, expected = alone
     chance = random.Random(seed)
     order = chance.sample(range(24), k=24)
@@ -61,6 +67,7 @@ def test_tokens_equal_those_of_a_request_alone(alone, seed, batch, page_size, to
         dtype="bfloat16",
         deterministic=True,
         max_batch_size=batch,
+        max_batched_tokens=budget,
         page_size=page_size,
     )
 
@@ -71,6 +78,8 @@ def test_tokens_equal_those_of_a_request_alone(alone, seed, batch, page_size, to
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hala_engine.engine.plan_cache", plan_few_pages)
         engine = Engine(directory, config=config)
+    if ahead:
+        engine.runner = GraphRunner(engine.model, engine.cache, engine.device, captures=False)
     outputs = list(engine.generate([prompts[i] for i in order], PARAMS))
     assert [output.token_ids for output in outputs] == [expected[i] for i in order]
     assert engine.stats.shared_tokens >= INVARIANT_CHUNK
