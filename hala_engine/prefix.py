@@ -31,11 +31,8 @@ class Prefix:
     is_coming: bool = False
     last_wanted: int = 0
 
-    def starts(self, prompt: list[int]) -> bool:
-        """Whether the prompt begins with this prefix and goes on after it."""
-        n = len(self.tokens)
-        # The last token first: most others differ there, and nothing is copied to see it.
-        return len(prompt) > n and prompt[n - 1] == self.tokens[-1] and prompt[:n] == self.tokens
+    def __post_init__(self) -> None:
+        self.length, self.last_token = len(self.tokens), self.tokens[-1]
 
 
 class SharedPrefixes:
@@ -73,11 +70,10 @@ class SharedPrefixes:
         """The longest known prefix of the prompt that is kept or coming, and the one to compute
         next: the shortest beyond, since the most requests share it."""
         following = None
-        for prefix in self._known:
-            if prefix.starts(prompt):
-                if prefix.kept or prefix.is_coming:
-                    return prefix, following
-                following = prefix
+        for prefix in self._prefixes_of(prompt):
+            if prefix.kept or prefix.is_coming:
+                return prefix, following
+            following = prefix
         return None, following
 
     def has_room(self, pages: int, spared: Prefix | None) -> bool:
@@ -119,8 +115,17 @@ class SharedPrefixes:
         self._known.sort(key=lambda p: len(p.tokens), reverse=True)
 
     def _prefixes_of(self, prompt: list[int]) -> list[Prefix]:
-        """The known ones, the longest first."""
-        return [prefix for prefix in self._known if prefix.starts(prompt)]
+        """The known ones that it goes on after, the longest first."""
+        # The last token first: most differ there, and nothing is copied to see it. This is asked
+        # of every prefix for every request, so it is no method of theirs.
+        n = len(prompt)
+        return [
+            known
+            for known in self._known
+            if n > known.length
+            and prompt[known.length - 1] == known.last_token
+            and prompt[: known.length] == known.tokens
+        ]
 
     def _touch(self, wanted: list[Prefix]) -> None:
         """The last, which the most requests share, makes room last."""

@@ -19,7 +19,7 @@ def found(prompts: list[list[int]], align: int = 1) -> list[int]:
     for prompt in prompts:
         prefixes.note(prompt)
     for prefix in prefixes._known:
-        assert sum(prefix.starts(prompt) for prompt in prompts) >= 2
+        assert sum(prompt[: prefix.length] == prefix.tokens for prompt in prompts) >= 2
     return sorted(len(prefix.tokens) for prefix in prefixes._known)
 
 
