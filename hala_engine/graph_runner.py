@@ -39,7 +39,11 @@ MOST_PROMPTS = 64
 LEAST_PAGES = 32
 
 CAPTURED_ON_USE = 2
-"""A bucket's graph is captured when it is used so often: the first use compiles its kernels."""
+"""A bucket's graph is captured when it is wanted so often: the first use compiles its kernels."""
+
+CAPTURED_ON_USE_BESIDE = 16
+"""The same where a larger one, that has been captured, serves: a job's end passes every size, and
+capturing takes as long as many steps do."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,16 @@ class Bucket:
     @property
     def sequences(self) -> int:
         return self.decodes + self.prompts
+
+    def holds(self, other: Bucket) -> bool:
+        """Whether a step of the other's size fits in, and is computed alike."""
+        return (
+            self.decodes >= other.decodes
+            and self.tokens >= other.tokens
+            and self.prompts >= other.prompts
+            and self.pages >= other.pages
+            and (bool(self.prompts), self.greedy) == (bool(other.prompts), other.greedy)
+        )
 
 
 @dataclass(frozen=True)
@@ -134,14 +148,19 @@ class GraphRunner(Runner):
         self._uses: Counter[Bucket] = Counter()
         self._graphs: dict[Bucket, tuple[torch.cuda.CUDAGraph, torch.Tensor]] = {}
         self._pool = None
-        self._staged = torch.empty(0, dtype=torch.int64, device=device)
+        largest = Bucket(
+            self._decode_sizes[-1], PROMPT_TOKENS[-1], MOST_PROMPTS + 1, LEAST_PAGES, greedy=False
+        )
+        size = Inputs.size(largest, cache.groups)
+        self._staged = torch.empty(size, dtype=torch.int64, device=device)
         self._turn = 0
         self._host = [_HostBuffers(pinned=device.type == "cuda") for _ in range(2)]
 
     def start(self, schedule: Schedule) -> Callable[[], Drawn]:
-        bucket = self._bucket(schedule)
-        if bucket is None:
+        wanted = self._bucket(schedule)
+        if wanted is None:
             return super().start(schedule)
+        bucket = self._chosen(wanted)
         # The step before last has been collected, so its buffers are free.
         self._turn = 1 - self._turn
         host = self._host[self._turn]
@@ -169,6 +188,14 @@ class GraphRunner(Runner):
         tokens = _size_for(tokens, PROMPT_TOKENS)
         return Bucket(rows, tokens, min(tokens, MOST_PROMPTS) + 1, pages, greedy)
 
+    def _chosen(self, wanted: Bucket) -> Bucket:
+        """The bucket to run: the wanted one, or one that holds it and has its graph already."""
+        self._uses[wanted] += 1
+        if wanted in self._graphs or self._uses[wanted] >= CAPTURED_ON_USE_BESIDE:
+            return wanted
+        fitting = [bucket for bucket in self._graphs if bucket.holds(wanted)]
+        return min(fitting, key=lambda bucket: (bucket.rows, bucket.pages), default=wanted)
+
     def _stage(self, host: _HostBuffers, bucket: Bucket, schedule: Schedule) -> None:
         """Bring the step's inputs to the device."""
         groups = self.cache.groups
@@ -184,7 +211,6 @@ class GraphRunner(Runner):
     @torch.inference_mode()
     def _run(self, bucket: Bucket) -> torch.Tensor:
         """[sequences]: the tokens drawn, on the device."""
-        self._uses[bucket] += 1
         if bucket not in self._graphs:
             if not self._captures or self._uses[bucket] < CAPTURED_ON_USE:
                 return self._compute(bucket)

@@ -12,7 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hala_engine import Engine, EngineConfig, SamplingParams
-from hala_engine.graph_runner import PROMPT_TOKENS, Bucket, GraphRunner, Inputs, decode_sizes
+from hala_engine.graph_runner import (
+    CAPTURED_ON_USE_BESIDE,
+    PROMPT_TOKENS,
+    Bucket,
+    GraphRunner,
+    Inputs,
+    decode_sizes,
+)
 from hala_engine.memory import plan_cache
 
 PROMPTS = random_prompts(10, seed=4, longest=70)
@@ -149,3 +156,31 @@ def test_a_buckets_inputs_fill_their_buffer_without_overlap(groups):
     written = buffer != 0
     # The probabilities take half of each int64 row of theirs.
     assert written.sum() >= len(buffer) - 3 * bucket.sequences / 2 - 2
+
+
+def test_a_step_takes_a_larger_graph_until_its_own_size_has_been_wanted_often(directory):
+    engine = ahead(Engine(directory, config=EngineConfig(device="cpu", max_batch_size=64)))
+    runner = engine.runner
+
+    def decodes(count: int, **other) -> Bucket:
+        return Bucket(count, **({"tokens": 0, "prompts": 0, "pages": 32, "greedy": True} | other))
+
+    runner._graphs = dict.fromkeys(
+        [
+            decodes(64),
+            decodes(32),
+            decodes(32, pages=128),
+            decodes(32, greedy=False),
+            decodes(64, tokens=256, prompts=65),
+        ]
+    )
+    assert runner._chosen(decodes(64)) == decodes(64)
+    assert runner._chosen(decodes(16)) == decodes(32)
+    assert runner._chosen(decodes(48, pages=128)) == decodes(48, pages=128)
+    assert runner._chosen(decodes(16, pages=128)) == decodes(32, pages=128)
+    assert runner._chosen(decodes(16, greedy=False)) == decodes(32, greedy=False)
+    small = decodes(64, tokens=64, prompts=65)
+    assert runner._chosen(small) == decodes(64, tokens=256, prompts=65)
+    for _ in range(CAPTURED_ON_USE_BESIDE - 2):
+        assert runner._chosen(decodes(16)) == decodes(32)
+    assert runner._chosen(decodes(16)) == decodes(16)
