@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hala_engine.layers.linear import DenseProduct, Linear
+from hala_engine.layers.linear import DenseProduct, Linear, TiledProduct, can_tile
 from hala_engine.weights.loading import Weights
+from hala_kernels import linear as tiled
 
 
 class Vocabulary(nn.Module):
@@ -15,13 +16,19 @@ class Vocabulary(nn.Module):
 
     def __init__(self, w: Weights, size: int, hidden: int, *, tied: bool) -> None:
         super().__init__()
-        self.embedding = w.tensor("model.embed_tokens.weight", size, hidden)
+        self.embedding: torch.Tensor | None = w.tensor("model.embed_tokens.weight", size, hidden)
         self.head = None if tied else Linear(w, hidden, {"lm_head": size})
-        # Not packed: the embedding is read by row.
-        self._tied = DenseProduct(self.embedding, w.place.invariant, packed=False)
+        if tied and can_tile(self.embedding):
+            self._tied = TiledProduct(self.embedding)
+            self.embedding = None  # its rows are read from the packed matrix
+        else:
+            # Not packed: the embedding is read by row.
+            self._tied = DenseProduct(self.embedding, w.place.invariant, packed=False)
 
     def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
         """[T] int64 -> [T, hidden]."""
+        if self.embedding is None:
+            return tiled.rows(self._tied.weight, token_ids)
         return F.embedding(token_ids, self.embedding)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from hala_engine.layers.quantized import Activation, InputForm, Quantized
 from hala_engine.weights.loading import Weights
 from hala_engine.weights.matrix import Matrix
 from hala_engine.weights.source import Placement
+from hala_kernels import linear as tiled
 from hala_kernels.fp8_gemm import fp8_gemm
 from hala_kernels.quantize import quantize, quantize_static
 
@@ -53,6 +54,11 @@ def can_pack(weight: torch.Tensor) -> bool:
     )
 
 
+def can_tile(weight: torch.Tensor) -> bool:
+    """Whether this processor has a tile unit, which our own product is the fastest on."""
+    return can_pack(weight) and tiled.can_pack(weight)
+
+
 def invariant_linear(
     x: torch.Tensor,
     weight: torch.Tensor,
@@ -64,6 +70,27 @@ def invariant_linear(
     padded = F.pad(x, (0, 0, 0, -tokens % INVARIANT_ROWS))
     tiles = [product(tile, weight, bias) for tile in padded.split(INVARIANT_ROWS)]
     return torch.cat(tiles)[:tokens] if len(tiles) > 1 else tiles[0][:tokens]
+
+
+class TiledProduct:
+    """x W^T + b on the processor's tile unit, where no row depends on another.
+
+    activation: silu or gelu_tanh; then the rows of W are a gate's and those of an up matrix, and
+    the result is act(gate) * up.
+    """
+
+    input_form = None
+
+    def __init__(self, weight: torch.Tensor, activation: str | None = None) -> None:
+        self.weight = tiled.pack(weight, gated=activation is not None)
+        self.activation = activation
+
+    def __call__(
+        self, x: torch.Tensor, bias: torch.Tensor | None, residual: torch.Tensor | None
+    ) -> torch.Tensor:
+        if self.activation is None:
+            return tiled.linear(x, self.weight, bias, residual)
+        return tiled.gated_linear(x, self.weight, self.activation, bias)
 
 
 class DenseProduct:
@@ -84,6 +111,15 @@ class DenseProduct:
         else:
             y = self._product(x, self.weight, bias)
         return y if residual is None else y + residual
+
+
+def dense_product(
+    weight: torch.Tensor, invariant: bool, activation: str | None = None
+) -> TiledProduct | DenseProduct:
+    """The fastest that the processor has."""
+    if can_tile(weight):
+        return TiledProduct(weight, activation)
+    return DenseProduct(weight, invariant, packed=can_pack(weight))
 
 
 class Fp8Product:
@@ -121,6 +157,8 @@ class Linear(nn.Module):
     """y = x W^T + b for one or more row blocks of W: `parts` names the checkpoint's matrices and
     their heights, in order, e.g. {"q_proj": 2048, "k_proj": 512, "v_proj": 512}.
 
+    activation: of a gate and an up matrix, silu or gelu_tanh: what becomes of them, if the product
+    `is_gated`; else its result is left as it is.
     split: under tensor parallelism, which side of W is shared out: "out" (each part's rows, the
     result is this rank's share), "in" (columns, the result is summed over the ranks) or neither.
     """
@@ -132,6 +170,7 @@ class Linear(nn.Module):
         parts: dict[str, int],
         *,
         bias: bool = False,
+        activation: str | None = None,
         split: str | None = None,
     ) -> None:
         super().__init__()
@@ -142,13 +181,17 @@ class Linear(nn.Module):
         if matrix.activations:
             self._product = Fp8Product(matrix, w.place)
         else:
-            weight = matrix.pieces[0].weight
-            self._product = DenseProduct(weight, w.place.invariant, packed=can_pack(weight))
+            self._product = dense_product(matrix.pieces[0].weight, w.place.invariant, activation)
 
     @property
     def input_form(self) -> InputForm | None:
         """How the input is best given; None: as it is."""
         return self._product.input_form
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether the result is act(gate) * up."""
+        return isinstance(self._product, TiledProduct) and self._product.activation is not None
 
     def forward(self, x: Activation, residual: torch.Tensor | None = None) -> torch.Tensor:
         """`x` [T, K] -> [T, N], plus `residual` [T, N]."""

@@ -16,8 +16,8 @@ from hala_kernels.activation import (
 )
 
 ACTIVATIONS = {
-    "silu": (silu_mul, silu_mul_quantize),
-    "gelu_pytorch_tanh": (gelu_tanh_mul, gelu_tanh_mul_quantize),
+    "silu": ("silu", silu_mul, silu_mul_quantize),
+    "gelu_pytorch_tanh": ("gelu_tanh", gelu_tanh_mul, gelu_tanh_mul_quantize),
 }
 
 
@@ -36,13 +36,16 @@ class GatedMLP(nn.Module):
     ) -> None:
         super().__init__()
         gate, up, down = names
-        self.gate_up = Linear(w, hidden, {gate: width, up: width}, bias=bias, split="out")
+        name, self._activate, self._activate_quantize = ACTIVATIONS[activation]
+        heights = {gate: width, up: width}
+        self.gate_up = Linear(w, hidden, heights, bias=bias, activation=name, split="out")
         self.down = Linear(w, width, {down: hidden}, bias=bias, split="in")
-        self._activate, self._activate_quantize = ACTIVATIONS[activation]
 
     def forward(self, x: Activation, residual: torch.Tensor | None = None) -> torch.Tensor:
         """`x` [T, hidden] -> [T, hidden], plus `residual`."""
         gate_up = self.gate_up(x)
+        if self.gate_up.is_gated:
+            return self.down(gate_up, residual)
         if (form := self.down.input_form) is None:
             return self.down(self._activate(gate_up), residual)
         return self.down(Quantized(*self._activate_quantize(gate_up, form.group)), residual)

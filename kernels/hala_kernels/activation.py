@@ -4,7 +4,8 @@ of the input or quantized to e4m3 for the down projection.
     silu(g) = g * sigmoid(g)
     gelu_tanh(g) = g * sigmoid(2 sqrt(2/pi) (g + 0.044715 g^3))
 
-the second being 0.5 g (1 + tanh(...)) written with one exponential. Arithmetic is float32.
+the second being 0.5 g (1 + tanh(...)) written with one exponential. Arithmetic is float32; the
+reference and the C kernel (native/activation.c) round act(gate) to the dtype before they multiply.
 Floor: read 2N columns, write N; quantized, N bytes and the scales.
 """
 
@@ -13,7 +14,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from hala_kernels.backend import device_of, launch, use_triton
+from hala_kernels.backend import device_of, launch, use_native, use_triton
+from hala_kernels.native import INT, POINTER, SIZE, function, is_bf16
 from hala_kernels.quantize import (
     FP8,
     GROUP,
@@ -25,6 +27,9 @@ from hala_kernels.quantize import (
 )
 from hala_kernels.triton_lang import tl, triton
 from hala_kernels.tuning import lookup
+
+_GATED = function("hala_gated", POINTER, POINTER, SIZE, SIZE, SIZE, INT, INT)
+_SILU, _GELU_TANH = range(2)  # `kind` in native/activation.c
 
 _TWO_SQRT_2_OVER_PI = tl.constexpr(1.5957691216057308)
 _GROUP = tl.constexpr(GROUP)
@@ -112,6 +117,8 @@ def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
     """SwiGLU: `gate_up` [T, 2N] holds gate then up; returns silu(gate) * up, [T, N]."""
     if use_triton(gate_up):
         return _mul(gate_up, "silu")
+    if use_native(gate_up):
+        return _mul_native(gate_up, _SILU)
     gate, up = gate_up.chunk(2, dim=-1)
     return F.silu(gate).mul_(up)
 
@@ -120,6 +127,8 @@ def gelu_tanh_mul(gate_up: torch.Tensor) -> torch.Tensor:
     """GeGLU with the tanh approximation: `gate_up` [T, 2N] -> gelu(gate) * up, [T, N]."""
     if use_triton(gate_up):
         return _mul(gate_up, "gelu_tanh")
+    if use_native(gate_up):
+        return _mul_native(gate_up, _GELU_TANH)
     gate, up = gate_up.chunk(2, dim=-1)
     return F.gelu(gate, approximate="tanh").mul_(up)
 
@@ -148,6 +157,14 @@ def _mul(gate_up: torch.Tensor, activation: str) -> torch.Tensor:
     config = lookup("gated_mul", device_of(gate_up), n=width)
     grid = (tokens, triton.cdiv(width, config["BLOCK"]))
     launch(_mul_kernel, grid, gate_up, out, width, gate_up.stride(0), activation, **config)
+    return out
+
+
+def _mul_native(gate_up: torch.Tensor, kind: int) -> torch.Tensor:
+    gate_up, tokens, width = _halves(gate_up)
+    out = gate_up.new_empty(tokens, width)
+    pointers = gate_up.data_ptr(), out.data_ptr()
+    _GATED(*pointers, tokens, width, gate_up.stride(0), kind, is_bf16(gate_up))
     return out
 
 

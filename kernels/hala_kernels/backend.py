@@ -1,8 +1,9 @@
 """Which implementation of an operation runs, on what device, and how a kernel is launched.
 
-An operation asks `use_triton(x)`: CUDA tensors take the Triton kernel, all others the torch
-reference. `HALA_KERNELS=reference` takes the reference anywhere, `HALA_KERNELS=triton` the kernel
-anywhere: on a CPU that needs Triton's interpreter (`TRITON_INTERPRET=1`) and serves tests.
+An operation asks `use_triton(x)`, then `use_native(x)`: CUDA tensors take the Triton kernel, those
+on a CPU the C kernel where one was built, all others the torch reference. `HALA_KERNELS=reference`
+takes the reference anywhere, `HALA_KERNELS=triton` the Triton kernel anywhere: on a CPU that needs
+Triton's interpreter (`TRITON_INTERPRET=1`) and serves tests.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from functools import lru_cache
 
 import torch
 
-from hala_kernels import triton_lang
+from hala_kernels import native, triton_lang
 
 CHOICES = ("auto", "reference", "triton")
 
@@ -32,6 +33,16 @@ _choice = _checked(os.environ.get("HALA_KERNELS") or "auto")
 def use_triton(x: torch.Tensor) -> bool:
     """Whether an operation on `x` runs its Triton kernel."""
     return _choice != "reference" and (x.is_cuda or _choice == "triton")
+
+
+def use_native(x: torch.Tensor) -> bool:
+    """Whether an operation on `x` may run its C kernel."""
+    return (
+        _choice == "auto"
+        and x.is_cpu
+        and x.dtype in (torch.bfloat16, torch.float32)
+        and native.library() is not None
+    )
 
 
 @contextmanager

@@ -12,15 +12,34 @@ Products that are added are written as `tl.fma`, lest the compiler fuse them in 
 
 from __future__ import annotations
 
+import ctypes
 import math
 
 import torch
 
+from hala_kernels.backend import use_native
+from hala_kernels.native import FLOAT, INT, POINTER, SIZE, function, is_bf16, library
 from hala_kernels.quantize import FP8
 from hala_kernels.triton_lang import tl, triton
 
 LOWEST = tl.constexpr(-1.0e30)
 """Where the running maximum starts. Finite: with -inf, rows that have seen nothing give NaN."""
+
+_attention = function(
+    "hala_attention", *[POINTER] * 7, *[SIZE] * 13, FLOAT, FLOAT, INT, INT, INT
+)  # in native/attention.c
+
+
+def _has_tiles() -> bool:
+    if library() is None:
+        return False
+    asked = library().hala_attention_has_tiles
+    asked.restype = ctypes.c_int
+    return bool(asked())
+
+
+HAS_TILES = _has_tiles()
+"""Whether the C kernel uses the processor's tile instructions (AMX) for bfloat16."""
 
 _LOG2_E = 1.0 / math.log(2.0)
 
@@ -151,6 +170,73 @@ def check_kernel(q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor) 
         raise ValueError(
             "both caches need one layout, and their head dim and q's adjacent elements"
         )
+
+
+def native_takes(q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor) -> bool:
+    """Whether the C kernel runs: both caches in q's dtype and in one layout, their head dim a
+    multiple of 16 up to 256, and its elements and q's adjacent."""
+    head_dim = q.shape[2]
+    return (
+        use_native(q)
+        and k_cache.dtype == q.dtype
+        and head_dim % 16 == 0
+        and head_dim <= 256
+        and k_cache.stride() == v_cache.stride()
+        and k_cache.stride(3) == q.stride(2) == 1
+    )
+
+
+def attend_natively(
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    page_table: torch.Tensor,
+    bounds: torch.Tensor | None,
+    context_lens: torch.Tensor,
+    longest: int,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+) -> torch.Tensor:
+    """Both attentions in C. `bounds` [S + 1] of the sequences' rows of q, None where each has one;
+    `longest` of them."""
+    out = q.new_empty(q.shape)
+    index = page_table.dtype
+    wide = index == torch.int64
+    if not wide and index != torch.int32:
+        index, wide = torch.int64, True
+    page_table = page_table.to(index)
+    if page_table.stride(1) != 1:
+        page_table = page_table.contiguous()
+    # Named, so that they live as long as their pointers are used.
+    context_lens = context_lens.to(index).contiguous()
+    bounds = None if bounds is None else bounds.to(index).contiguous()
+    _attention(
+        q.data_ptr(),
+        k_cache.data_ptr(),
+        v_cache.data_ptr(),
+        out.data_ptr(),
+        page_table.data_ptr(),
+        None if bounds is None else bounds.data_ptr(),
+        context_lens.data_ptr(),
+        len(context_lens),
+        longest,
+        q.shape[1],
+        k_cache.shape[2],
+        q.shape[2],
+        k_cache.shape[1],
+        q.stride(0),
+        q.stride(1),
+        page_table.stride(0),
+        *k_cache.stride()[:3],
+        window or 0,
+        scale,
+        softcap or 0.0,
+        wide,
+        is_bf16(q),
+        HAS_TILES and q.dtype == torch.bfloat16,
+    )
+    return out
 
 
 def gathered(cache: torch.Tensor, pages: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:

@@ -11,8 +11,9 @@ Floor: read x (and residual), write y (and h), once each: a row stays in registe
 of more than 12288 columns does not fit there and is read again from the cache (norm_wide.py).
 
 Arithmetic is float32. Where the sum of a row's squares is beyond float32 (magnitudes over about
-1e18) the result is zero, as in transformers, never NaN. The kernel rounds y once, at its end; the
-reference follows transformers, which for RMS norm without the 1 rounds twice.
+1e18) the result is zero, as in transformers, never NaN. The Triton kernel rounds y once, at its
+end; the reference and the C kernel (native/norm.c) follow transformers, which for RMS norm without
+the 1 rounds twice.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from hala_kernels.backend import device_of, launch, use_triton
+from hala_kernels.backend import device_of, launch, use_native, use_triton
+from hala_kernels.native import FLOAT, INT, POINTER, SIZE, function, is_bf16
 from hala_kernels.norm_wide import norm_wide_kernel
 from hala_kernels.quantize import (
     FLOAT32_MAX,
@@ -36,6 +38,9 @@ from hala_kernels.tuning import lookup
 
 WIDEST_HELD = 12288
 """Columns of a row that the registers of a block hold without spilling."""
+
+_NORM = function("hala_norm", *[POINTER] * 6, SIZE, SIZE, FLOAT, INT, INT)
+_RMS, _RMS_PLUS_ONE, _LAYER = range(3)  # `kind` in native/norm.c
 
 _GROUP = tl.constexpr(GROUP)
 _FLOAT32_MAX = tl.constexpr(FLOAT32_MAX)
@@ -200,6 +205,8 @@ def rms_norm(
     _check(x, weight)
     if use_triton(x):
         return _norm(x, weight, eps, plus_one=plus_one)[0]
+    if _native_takes(x, weight):
+        return _norm_native(x, weight, eps, _RMS_PLUS_ONE if plus_one else _RMS)[0]
     return _rms_norm_reference(x, weight, eps, plus_one)
 
 
@@ -220,6 +227,9 @@ def add_rms_norm(
     if use_triton(x):
         y, _, total = _norm(x, weight, eps, residual, input_weight, plus_one=plus_one)
         return y, total
+    if _native_takes(x, weight, input_weight):
+        kind = _RMS_PLUS_ONE if plus_one else _RMS
+        return _norm_native(x, weight, eps, kind, residual, input_weight)
     total = _total_reference(x, residual, input_weight, eps, plus_one)
     return _rms_norm_reference(total, weight, eps, plus_one), total
 
@@ -252,6 +262,8 @@ def layer_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tenso
     _check(x, weight)
     if use_triton(x):
         return _norm(x, weight, eps, centred=True)[0]
+    if _native_takes(x, weight):
+        return _norm_native(x, weight, eps, _LAYER)[0]
     return _layer_norm_reference(x, weight, eps)
 
 
@@ -263,6 +275,8 @@ def add_layer_norm(
     if use_triton(x):
         y, _, total = _norm(x, weight, eps, residual, centred=True)
         return y, total
+    if _native_takes(x, weight):
+        return _norm_native(x, weight, eps, _LAYER, residual)
     total = x + residual
     return _layer_norm_reference(total, weight, eps), total
 
@@ -359,6 +373,50 @@ def _rows(
     else:
         strides = [(0, 0) if t is None else t.stride()[:2] for t in as_rows]
     return as_rows, heads, [stride for pair in strides for stride in pair]
+
+
+def _native_takes(
+    x: torch.Tensor, weight: torch.Tensor, input_weight: torch.Tensor | None = None
+) -> bool:
+    """Whether the C kernel runs: it has one dtype for everything."""
+    return (
+        use_native(x)
+        and weight.dtype == x.dtype
+        and weight.is_contiguous()
+        and (
+            input_weight is None or (input_weight.dtype == x.dtype and input_weight.is_contiguous())
+        )
+    )
+
+
+def _norm_native(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    eps: float,
+    kind: int,
+    residual: torch.Tensor | None = None,
+    input_weight: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The norm, and the sum with the residual (`x` without one)."""
+    x = x.contiguous()
+    residual = None if residual is None else residual.contiguous()
+    out = torch.empty_like(x)
+    total = x if residual is None else torch.empty_like(x)
+    width = x.shape[-1]
+    _NORM(
+        x.data_ptr(),
+        None if residual is None else residual.data_ptr(),
+        weight.data_ptr(),
+        None if input_weight is None else input_weight.data_ptr(),
+        out.data_ptr(),
+        total.data_ptr(),
+        x.numel() // width,
+        width,
+        eps,
+        kind,
+        is_bf16(x),
+    )
+    return out, total
 
 
 def _rms_norm_reference(

@@ -9,6 +9,8 @@ The context is cut into splits of SPLIT absolute positions. Each yields a float3
 partials are folded in the order of the context. Either one program does that for a whole context,
 or, when there are too few of those to fill the device, a program takes each split and a second
 kernel folds. Both do the same arithmetic, bit for bit, so the choice may follow the batch.
+
+The C kernel (native/attention.c) gives a token the bits that prefill_attention's gives it.
 """
 
 from __future__ import annotations
@@ -21,11 +23,13 @@ from hala_kernels.kv_pages import (
     LOWEST,
     add_values,
     attend_explicitly,
+    attend_natively,
     block_offsets,
     check,
     check_kernel,
     exp2_constants,
     gathered,
+    native_takes,
     page_numbers,
     score_factors,
     soft_capped,
@@ -237,6 +241,10 @@ def paged_attention(
     )
     if len(context_lens) != len(q):
         raise ValueError(f"context_lens has {len(context_lens)} entries for {len(q)} queries")
+    if not use_triton(q) and native_takes(q, k_cache, v_cache):
+        return attend_natively(
+            q, k_cache, v_cache, page_table, None, context_lens, 1, scale, window, softcap
+        )
     implementation = _triton if use_triton(q) else _reference
     return implementation(
         q, k_cache, v_cache, page_table, context_lens, scale, window, softcap, k_scale, v_scale

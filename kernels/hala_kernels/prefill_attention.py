@@ -21,11 +21,13 @@ from hala_kernels.kv_pages import (
     LOWEST,
     add_values,
     attend_explicitly,
+    attend_natively,
     block_offsets,
     check,
     check_kernel,
     exp2_constants,
     gathered,
+    native_takes,
     page_numbers,
     score_factors,
     soft_capped,
@@ -227,6 +229,11 @@ def prefill_attention(
     arguments = (q, k_cache, v_cache, page_table, cu_seqlens, context_lens, scale)
     if use_triton(q):
         return _triton(*arguments, max_seqlen, window, softcap, k_scale, v_scale)
+    if native_takes(q, k_cache, v_cache):
+        return attend_natively(
+            q, k_cache, v_cache, page_table, cu_seqlens, context_lens, max_seqlen, scale, window,
+            softcap,
+        )  # fmt: skip
     return _reference(*arguments, window, softcap, k_scale, v_scale)
 
 

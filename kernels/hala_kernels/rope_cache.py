@@ -8,7 +8,8 @@ For each token t with position p and each head of D columns, the columns taken i
 
 Pair i is columns (i, i + D/2) in the half-split layout and (2i, 2i+1) in the interleaved one. An
 e4m3 cache holds `value / scale`, saturated, with a scale for each KV head; so value = q * scale.
-Arithmetic is float32, rounded once; the reference also rounds what it normed, as transformers does.
+Arithmetic is float32, rounded once; the reference and the C kernel (native/rope_cache.c) also round
+what they normed, as transformers does.
 Floor: read q, k, v and the two table rows of a token, write q, k, v once each.
 """
 
@@ -16,13 +17,18 @@ from __future__ import annotations
 
 import torch
 
-from hala_kernels.backend import device_of, launch, use_triton
+from hala_kernels.backend import device_of, launch, use_native, use_triton
+from hala_kernels.native import FLOAT, INT, POINTER, SIZE, function, is_bf16
 from hala_kernels.norm import rms_norm
 from hala_kernels.quantize import FP8, to_e4m3, to_e4m3_reference
 from hala_kernels.triton_lang import tl, triton
 from hala_kernels.tuning import lookup
 
 LARGEST_HEAD = 256
+
+_rope_cache = function(
+    "hala_rope_cache", *[POINTER] * 11, *[SIZE] * 14, FLOAT, INT, INT, INT
+)  # in native/rope_cache.c
 
 
 @triton.jit
@@ -215,6 +221,11 @@ def rope_and_cache(
             q, k, v, cos, sin, k_cache, v_cache, slots, q_norm_weight, k_norm_weight, eps,
             interleaved, k_scale, v_scale,
         )  # fmt: skip
+    if _native_takes(q, k, v, cos, sin, k_cache, v_cache, slots, q_norm_weight, k_norm_weight):
+        return _native(
+            q, k, v, cos, sin, k_cache, v_cache, slots, q_norm_weight, k_norm_weight, eps,
+            interleaved,
+        )  # fmt: skip
     if k_scale is not None:
         k = k.float()
     if q_norm_weight is not None:
@@ -232,6 +243,45 @@ def rope_and_cache(
     _write(k_cache, slots, k, k_scale)
     _write(v_cache, slots, v, v_scale)
     return q
+
+
+def _native_takes(q, k, v, cos, sin, k_cache, v_cache, slots, q_weight, k_weight) -> bool:
+    """Whether the C kernel runs: one dtype for everything, columns adjacent."""
+    dtype = q.dtype
+    return (
+        use_native(q)
+        and k.dtype == v.dtype == k_cache.dtype == v_cache.dtype == dtype
+        and q.stride(2) == k.stride(2) == v.stride(2) == k_cache.stride(3) == v_cache.stride(3) == 1
+        and all(w is None or (w.dtype == dtype and w.is_contiguous()) for w in (q_weight, k_weight))
+        and all(t is None or (t.dtype == torch.float32 and t.is_contiguous()) for t in (cos, sin))
+        and slots.dtype in (torch.int32, torch.int64)
+        and slots.is_contiguous()
+    )
+
+
+def _native(
+    q, k, v, cos, sin, k_cache, v_cache, slots, q_weight, k_weight, eps, interleaved
+) -> torch.Tensor:
+    tokens, heads, dim = q.shape
+    out = q.new_empty(tokens, heads, dim)
+    tensors = (q, k, v, q_weight, k_weight, cos, sin, out, k_cache, v_cache, slots)
+    _rope_cache(
+        *(None if t is None else t.data_ptr() for t in tensors),
+        tokens,
+        heads,
+        k.shape[1],
+        dim,
+        *q.stride()[:2],
+        *k.stride()[:2],
+        *v.stride()[:2],
+        *k_cache.stride()[1:3],
+        *v_cache.stride()[1:3],
+        eps,
+        interleaved,
+        slots.dtype == torch.int64,
+        is_bf16(q),
+    )
+    return out
 
 
 def rotate_half_split(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

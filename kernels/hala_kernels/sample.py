@@ -19,9 +19,12 @@ from dataclasses import dataclass
 
 import torch
 
-from hala_kernels.backend import use_triton
+from hala_kernels.backend import use_native, use_triton
+from hala_kernels.native import INT, POINTER, SIZE, function, is_bf16
 from hala_kernels.sample_kernels import COLDEST, sample_triton
 from hala_kernels.sample_noise import LOG2E, noise, noise_keys_reference
+
+_ARGMAX = function("hala_argmax", POINTER, POINTER, SIZE, SIZE, SIZE, INT)
 
 _CACHED = 1 << 16
 """The reference makes noise for so many logits at a time."""
@@ -106,6 +109,8 @@ def _sample_reference(
     with_logprobs: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     x = logits
+    if params is None and not with_logprobs and softcap is None and x.dtype == torch.bfloat16:
+        return _argmax(x), None  # bfloat16 values scaled in float32 stay as they are ordered
     if logit_scale != 1 or softcap is not None:
         x = logits.float() * logit_scale
         if softcap is not None:
@@ -118,7 +123,14 @@ def _sample_reference(
 
 
 def _argmax(logits: torch.Tensor) -> torch.Tensor:
-    """The first of the largest. `max` is vectorised on the CPU, `argmax` over bfloat16 is not."""
+    """The first of the largest of each row [S, V]; the first NaN where there is one."""
+    if use_native(logits):
+        rows, v = logits.shape
+        tokens = logits.new_empty(rows, dtype=torch.int64)
+        pointers = logits.data_ptr(), tokens.data_ptr()
+        _ARGMAX(*pointers, rows, v, logits.stride(0), is_bf16(logits))
+        return tokens
+    # `max` is vectorised on the CPU, `argmax` over bfloat16 is not.
     return logits.max(-1).indices
 
 

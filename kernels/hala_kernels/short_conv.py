@@ -9,11 +9,14 @@ preceded it (zeros at the start). u is rounded to the dtype of the states wherev
 that a chunk's result does not depend on where the chunk before it ended; sums are float32.
 Floor: read 3N columns and write N for a token, and the state of each sequence once in and once out.
 
-Two kernels. `_step_kernel`: one token for each sequence. `_chunks_kernel`: any lengths, tiles of
-tokens. There the old state is read by the first K-1 tokens of a sequence, and the new one written,
-in one launch: so a tile's bounds move until no sequence begins in one tile and has its K-1st token
-in the next, and the tile with a sequence's first token writes the state, computing the last columns
-of u anew. Nobody else touches that state.
+Two Triton kernels. `_step_kernel`: one token for each sequence. `_chunks_kernel`: any lengths,
+tiles of tokens. There the old state is read by the first K-1 tokens of a sequence, and the new one
+written, in one launch: so a tile's bounds move until no sequence begins in one tile and has its
+K-1st token in the next, and the tile with a sequence's first token writes the state, computing the
+last columns of u anew. Nobody else touches that state.
+
+The C kernel (native/short_conv.c) takes any lengths: a thread goes through a sequence's tokens with
+a block of its columns, so it reads the state first and writes it last.
 """
 
 from __future__ import annotations
@@ -24,11 +27,14 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from hala_kernels.backend import device_of, launch, use_triton
+from hala_kernels.backend import device_of, launch, use_native, use_triton
+from hala_kernels.native import INT, POINTER, SIZE, function, is_bf16
 from hala_kernels.triton_lang import tl, triton
 from hala_kernels.tuning import lookup
 
 TAPS = (2, 3, 4)
+
+_SHORT_CONV = function("hala_short_conv", *[POINTER] * 7, *[SIZE] * 6, INT, INT)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +58,20 @@ class ConvLayout:
         lengths = seqlens.numpy()
         return cls(lengths, taps, int(lengths.sum()), torch.device("cpu"))
 
+    @classmethod
+    def on_device(cls, packed: torch.Tensor | None, sequences: int, taps: int) -> ConvLayout:
+        """Of a step whose `packed` [3, T] int32 is on the device already, in a buffer that a graph
+        reads say, so that the host does not see it; None: every sequence has one token."""
+        if packed is None:
+            return cls(np.ones(sequences, dtype=np.int64), taps, sequences, torch.device("cpu"))
+        if packed.device.type == "cpu":
+            seqlens = np.bincount(packed[0].numpy(), minlength=sequences)
+        else:
+            seqlens = np.zeros(sequences, dtype=np.int64)
+        layout = cls(seqlens, taps, packed.shape[1], packed.device)
+        layout.__dict__["packed"] = packed  # where the property keeps it
+        return layout
+
     def to(self, device: torch.device | str) -> ConvLayout:
         return ConvLayout(self.seqlens, self.taps, self.tokens, torch.device(device))
 
@@ -59,6 +79,11 @@ class ConvLayout:
     def is_step(self) -> bool:
         """Every sequence has exactly one token: token i is sequence i."""
         return self.tokens == len(self.seqlens) and bool((self.seqlens == 1).all())
+
+    @cached_property
+    def bounds(self) -> torch.Tensor:
+        """[S + 1] int64 on the CPU: where each sequence's tokens start, and the last one's end."""
+        return torch.from_numpy(np.concatenate(([0], np.cumsum(self.seqlens))))
 
     @cached_property
     def _of_token(self) -> np.ndarray:
@@ -287,6 +312,8 @@ def short_conv(
         raise ValueError(f"{len(slots)} slots for {len(layout.seqlens)} sequences")
     if use_triton(bcx):
         return _launch(bcx, weight, bias, states, slots, layout)
+    if _native_takes(bcx, weight, bias, states, slots):
+        return _native(bcx, weight, bias, states, slots, layout)
     b, c, x = bcx.chunk(3, dim=-1)
     tokens, before, last, rows = layout.padded
     history = torch.empty(rows, width, dtype=x.dtype, device=x.device)
@@ -306,6 +333,43 @@ def short_conv(
     if bias is not None:
         y += bias.float()
     return c * y.to(c.dtype)
+
+
+def _native_takes(bcx, weight, bias, states, slots) -> bool:
+    """Whether the C kernel runs: it has one dtype for everything, and columns that are adjacent."""
+    return (
+        use_native(bcx)
+        and weight.dtype == states.dtype == bcx.dtype
+        and bcx.stride(1) == states.stride(2) == 1
+        and (bias is None or (bias.dtype == bcx.dtype and bias.is_contiguous()))
+        and slots.dtype == torch.int64
+        and slots.is_contiguous()
+    )
+
+
+def _native(bcx, weight, bias, states, slots, layout: ConvLayout) -> torch.Tensor:
+    width, taps = weight.shape
+    if weight.stride(0) != 1:
+        weight = weight.t().contiguous().t()
+    out = bcx.new_empty(layout.tokens, width)
+    _SHORT_CONV(
+        bcx.data_ptr(),
+        weight.data_ptr(),
+        None if bias is None else bias.data_ptr(),
+        states.data_ptr(),
+        slots.data_ptr(),
+        layout.bounds.data_ptr(),
+        out.data_ptr(),
+        len(layout.seqlens),
+        width,
+        bcx.stride(0),
+        weight.stride(1),
+        states.stride(0),
+        states.stride(1),
+        taps,
+        is_bf16(bcx),
+    )
+    return out
 
 
 def _launch(bcx, weight, bias, states, slots, layout: ConvLayout) -> torch.Tensor:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hala_kernels import native, rope_cache
 from hala_kernels.backend import forced
 from hala_kernels.quantize import FP8
 from hala_kernels.rope_cache import rope_and_cache
@@ -201,6 +204,57 @@ def test_slots_of_32_bits(device, triton_kernels):
     problem = Problem(4, 2, 1, 16, torch.float32, device, norm=False, rope="half-split")
     problem.slots = problem.slots.int()
     problem.check(4e-6)
+
+
+@pytest.fixture(params=["_native_avx512", "_native_avx2"])
+def native_build(request, monkeypatch):
+    """The test runs with each build of the C kernel that the processor can run."""
+    name = request.param
+    if native.library() is None or not dict(native._BUILDS)[name] <= native._processor_flags():
+        pytest.skip("no C kernels were built, or none for this processor")
+    function = ctypes.CDLL(str(native._path(name))).hala_rope_cache
+    function.argtypes, function.restype = rope_cache._rope_cache.argtypes, None
+    monkeypatch.setattr(rope_cache, "_rope_cache", function)
+    with forced("auto"):
+        yield
+
+
+@pytest.mark.parametrize("rope", ROPES)
+@pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dim", [2, 16, 48, 64, 80, 256])
+def test_each_native_build_matches_float64(dim, dtype, norm, rope, native_build):
+    problem = Problem(7, 6, 2, dim, dtype, "cpu", norm=norm, rope=rope)
+    problem.slots = problem.slots.int()
+    tolerance = 4e-6 if dtype == torch.float32 else None
+    problem.check(tolerance)
+
+
+@pytest.mark.parametrize("rope", ROPES)
+@pytest.mark.parametrize("norm", [True, False])
+def test_native_rounds_where_the_reference_does(norm, rope, native_build):
+    """Few elements differ, those whose sum or product lies next to the middle of two."""
+    problem = Problem(30, 16, 8, 64, torch.bfloat16, "cpu", norm=norm, rope=rope)
+    q, (k, v) = problem.run(), problem.rows()[0]
+    with forced("reference"):
+        want_q, (want_k, want_v) = problem.run(), problem.rows()[0]
+    assert torch.equal(v, want_v)
+    for got, want in ((q, want_q), (k, want_k)):
+        assert (got != want).float().mean() < 2e-3
+
+
+def test_native_bits_do_not_depend_on_the_threads(native_build):
+    problem = Problem(35, 16, 8, 64, torch.bfloat16, "cpu", norm=True, rope="half-split")
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            results.append((problem.run(), *problem.rows()[0]))
+    finally:
+        torch.set_num_threads(before)
+    for result in results[1:]:
+        assert all(map(torch.equal, result, results[0]))
 
 
 @pytest.mark.parametrize("dim", [7, 258])

@@ -103,6 +103,15 @@ def test_scale_and_cap_come_first(options, implementation, device):
     assert greedy[0] == tokens[0]
 
 
+def test_a_scale_does_not_change_what_is_greedy(implementation, device):
+    logits = random_logits(6, 5000, device, 10.0).bfloat16()
+    want, _ = sample(logits, None)
+    for scale in (0.0625, 0.3, 7.0):
+        for with_logprobs in (True, False):
+            got, _ = sample(logits, None, logit_scale=scale, with_logprobs=with_logprobs)
+            assert torch.equal(got, want)
+
+
 def test_repetition_penalty_divides_positive_and_multiplies_negative(implementation, device):
     logits = torch.tensor([[3.0, 2.0, -1.0, -1.5], [-2.0, -1.9, -1.0, -1.5]], device=device)
     params = tensors(2, device, temperature=0.0, history=[[0, 0, 2]], penalty=2.0)
