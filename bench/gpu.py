@@ -2,7 +2,8 @@
 
 `check`: the compile gate for this chip, every test of the kernels on the device, small models on
 them beside `transformers`, and the error of FP8 accumulation against float64. `kernels`: every
-kernel beside its peers and its floor.
+kernel beside its peers and its floor. `engine`: whole jobs beside `transformers` and the roofline,
+FP8 beside BF16, a step by batch size, what the device waits for, and the cost of `--deterministic`.
 Each stays within `--minutes`; what was not reached is named, not lost.
 """
 
@@ -84,7 +85,45 @@ def kernels(out: Out, minutes: Minutes = 9.0, only: Only = None) -> None:
     raise typer.Exit(code)
 
 
-def _begin(stage: str) -> dict[str, Any]:
+@app.command()
+def engine(
+    out: Out,
+    minutes: Minutes = 9.0,
+    only: Annotated[list[str] | None, typer.Option(help="Only these parts, e.g. idle.")] = None,
+    tiny: Annotated[bool, typer.Option("--tiny", hidden=True)] = False,
+) -> None:
+    """How fast is the engine, beside transformers and the roofline?"""
+    from bench import engine_gpu
+
+    if unknown := set(only or ()) - set(engine_gpu.PARTS):
+        refuse(f"no part is called {unknown.pop()!r}: use {', '.join(engine_gpu.PARTS)}")
+    out, deadline = out.resolve(), time.monotonic() + 60 * minutes
+    result = _begin("engine", on_cpu=tiny)
+    out.mkdir(parents=True, exist_ok=True)
+    if not tiny:
+        _gate(result["device"]["capability"], None, out)  # fills the compiler's cache
+    device = "cpu" if tiny else "cuda"
+    result |= engine_gpu.measure(out, deadline, console, device=device, tiny=tiny, only=only)
+    result["summary"] = engine_gpu.summarize(result["parts"])
+    result["targets_met"] = engine_gpu.verdicts(result["summary"])
+    _write(out / "engine.json", result)
+    engine_gpu.print_tables(result, console)
+    failed = any("error" in part for part in result["parts"].values())
+    raise typer.Exit(1 if failed or result["not_reached"] else 0)
+
+
+def _begin(stage: str, on_cpu: bool = False) -> dict[str, Any]:
+    """on_cpu: a miniature of the stage, which exercises its code."""
+    facts = {
+        "stage": stage,
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        **machine.commit(),
+        "versions": machine.versions(),
+    }
+    return facts | {"device": machine.cpu() if on_cpu else _gpu()}
+
+
+def _gpu() -> dict[str, Any]:
     if not torch.cuda.is_available():
         refuse("no CUDA device here: this measures a GPU")
     properties = torch.cuda.get_device_properties(0)
@@ -95,19 +134,13 @@ def _begin(stage: str) -> dict[str, Any]:
         check=False,
     ).stdout.strip()
     return {
-        "stage": stage,
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        **machine.commit(),
-        "versions": machine.versions(),
-        "device": {
-            "name": properties.name,
-            "capability": properties.major * 10 + properties.minor,
-            "multiprocessors": properties.multi_processor_count,
-            "memory_bytes": properties.total_memory,
-            "l2_bytes": properties.L2_cache_size,
-            "driver": driver,
-            "cuda": torch.version.cuda,
-        },
+        "name": properties.name,
+        "capability": properties.major * 10 + properties.minor,
+        "multiprocessors": properties.multi_processor_count,
+        "memory_bytes": properties.total_memory,
+        "l2_bytes": properties.L2_cache_size,
+        "driver": driver,
+        "cuda": torch.version.cuda,
     }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 PACKAGES = (
     "hala-engine",
     "torch",
+    "triton",
     "transformers",
     "tokenizers",
     "safetensors",

@@ -207,14 +207,18 @@ class Scheduler:
 
     def _admissible(self, sequence: Sequence, kept: Prefix | None) -> bool:
         """Pages for all its tokens, but for those of the prefix that is `kept`, and one more for
-        each sequence: admitting one that at once preempts another would compute it for nothing."""
+        each sequence that may outgrow what it has: admitting one that at once preempts another
+        would compute it for nothing."""
         if not self.running:
             return True
-        spec, chunk = self.cache.spec, self.aligned_chunk or self.max_batched_tokens
-        need = spec.pages(sequence.length, self.cache.page_size, chunk)
+        cache, chunk = self.cache, self.aligned_chunk or self.max_batched_tokens
+        need = cache.spec.pages(sequence.length, cache.page_size, chunk)
         if kept:
             need -= sum(map(len, kept.kept.pages))
-        need += (len(self.running) + 1) * self.cache.groups
+        slots = [other.slot for other in self.running]
+        growing = int((self.table.limit[slots] > cache.reach[slots]).sum())
+        growing += sequence.max_tokens > cache.pages_for(sequence.length) * cache.page_size
+        need += growing * cache.groups
         return self.prefixes.has_room(need, spared=kept)
 
     def _open(self, sequence: Sequence, kept: Prefix | None, founding: Prefix | None) -> None:

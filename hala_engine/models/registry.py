@@ -20,6 +20,7 @@ from hala_engine.weights.directory import read_json
 from hala_engine.weights.formats import expected_tensors, read_schemes
 from hala_engine.weights.loading import Weights
 from hala_engine.weights.quantization import Schemes
+from hala_engine.weights.random_source import ImaginedHeaders, RandomSource
 from hala_engine.weights.source import CheckpointSource, Layout, Placement
 
 ARCHITECTURES: dict[str, tuple[Callable[[dict], object], type[nn.Module]]] = {
@@ -83,6 +84,16 @@ def load_model(directory: Path, place: Placement) -> nn.Module:
     weights = Weights(CheckpointSource(checkpoint), place, schemes)
     model = _build(raw, directory / "config.json", weights)
     return model.eval()
+
+
+def random_model(raw: dict, where: str | Path, place: Placement, seed: int) -> nn.Module:
+    """The model that `raw`, the config.json found at `where`, asks for, with random weights, FP8
+    ones by its quantization_config. Raises InputError."""
+    parts = model_layout(raw, where)
+    headers = ImaginedHeaders.of(raw, parts.tensors, parts.linear_modules)
+    schemes = read_schemes(raw, where, parts.linear_modules, headers)
+    weights = Weights(RandomSource(place, schemes, seed), place, schemes)
+    return _build(raw, where, weights).eval()
 
 
 def _build(raw: dict, where: str | Path, weights: Weights) -> nn.Module:
