@@ -10,6 +10,7 @@ import torch
 from hala_engine.errors import InputError
 from hala_engine.weights.quantization import BLOCK, Scheme, dequantize, share_a_product
 from hala_engine.weights.source import Placement, Source
+from hala_kernels import linear as tiled
 
 
 @dataclass(frozen=True)
@@ -119,14 +120,21 @@ def placed(tensor: torch.Tensor, place: Placement) -> torch.Tensor:
 def _dense(parts: list[Part]) -> torch.Tensor:
     """The parts on top of each other in the model's dtype, de-quantized one at a time."""
     place = parts[0].place
-    rows = sum(part.size[0] for part in parts)
-    out = torch.empty(rows, parts[0].size[1], dtype=place.dtype, device=place.device)
+    out = _empty(sum(part.size[0] for part in parts), parts[0].size[1], place)
     for part, target in zip(parts, out.split([p.size[0] for p in parts]), strict=True):
         weight = part.read_weight()
         if part.scheme:
             weight = dequantize(weight, part.read_scale(), place.dtype)
         target.copy_(weight)
     return out
+
+
+def _empty(rows: int, columns: int, place: Placement) -> torch.Tensor:
+    """Where the product packs the matrix and drops this copy, it is memory that goes back to the
+    system: an allocator would keep the holes."""
+    if place.device.type == "cpu" and place.dtype == torch.bfloat16 and tiled.available():
+        return tiled.large_empty(rows * columns).view(rows, columns)
+    return torch.empty(rows, columns, dtype=place.dtype, device=place.device)
 
 
 def _fp8_pieces(parts: list[Part]) -> tuple[Piece, ...]:

@@ -36,7 +36,7 @@ def available() -> bool:
 
 
 _library = native.library()
-_AVAILABLE = _library is not None and bool(_library.hala_linear_available())
+_AVAILABLE = _library is not None and bool(getattr(_library, "hala_linear_available", bool)())
 if _AVAILABLE:
     _linear = function(
         "hala_linear",

@@ -36,10 +36,16 @@ def library() -> ctypes.CDLL | None:
 
 
 def function(name: str, *argument_types: type) -> Callable[..., None] | None:
-    """The C function `name`, which returns nothing; None where there is no build."""
+    """The C function `name`, which returns nothing; None where there is no build. Raises
+    ImportError for a build of older sources."""
     if library() is None:
         return None
-    found = getattr(library(), name)
+    found = getattr(library(), name, None)
+    if found is None:
+        raise ImportError(
+            f"{library()._name} was built from older sources and has no {name}: "
+            "install the package again (pip install -e .)"
+        )
     found.argtypes, found.restype = argument_types, None
     return found
 
