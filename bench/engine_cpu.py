@@ -117,6 +117,8 @@ class Bench:
         for peer in order:
             if peer == "gemm" and kind == "mixed":
                 continue  # measured with the uniform workloads
+            if peer == "llama.cpp" and kind == "mixed" and repeat:
+                continue  # once: it takes about ten minutes
             job: dict[str, Any] = {"peer": peer}
             if peer == "gemm":
                 job |= {"rows": self.plan.gemm_rows, "dims": asdict(self.dims)}
