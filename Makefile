@@ -44,10 +44,13 @@ $(VENV)/.torch:
 	fi
 	@touch $@
 
-$(VENV)/.installed: $(VENV)/.torch pyproject.toml
+# The installation compiles the CPU kernels.
+NATIVE := $(wildcard kernels/hala_kernels/native/*.[ch])
+
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml $(NATIVE)
 	@$(PIP) install --editable .
 	@touch $@
 
-$(VENV)/.installed-test: $(VENV)/.torch pyproject.toml
+$(VENV)/.installed-test: $(VENV)/.torch pyproject.toml $(NATIVE)
 	@$(PIP) install --editable '.[test]'
 	@touch $@ $(VENV)/.installed

@@ -6,14 +6,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hala_engine.engine import Engine, EngineConfig, EngineStats, Output
+    from hala_engine.engine import Engine, EngineConfig, Output
     from hala_engine.logprobs import TokenLogprob
     from hala_engine.sampling import SamplingParams
+    from hala_engine.stats import EngineStats
 
 _MODULES = {
     "Engine": "engine",
     "EngineConfig": "engine",
-    "EngineStats": "engine",
+    "EngineStats": "stats",
     "Output": "engine",
     "SamplingParams": "sampling",
     "TokenLogprob": "logprobs",

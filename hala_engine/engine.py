@@ -8,11 +8,10 @@ for output in engine.generate(["Once upon a time"], SamplingParams(max_new_token
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import TypeVar
 
 import torch
 from torch import nn
@@ -34,14 +33,13 @@ from hala_engine.models.registry import load_model, random_model
 from hala_engine.prefix import SharedPrefixes
 from hala_engine.runner import Runner
 from hala_engine.sampling import SamplingParams, StopStrings
-from hala_engine.schedule import Drawn, Schedule
 from hala_engine.scheduler import Scheduler
 from hala_engine.sequence import Sequence
+from hala_engine.stats import EngineStats
+from hala_engine.steps import Steps
 from hala_engine.tokenizer import Tokenizer, trim_unfinished_character
 from hala_engine.weights.directory import fingerprint, read_json, resolve_model
 from hala_engine.weights.source import Placement
-
-T = TypeVar("T")
 
 INVARIANT_CHUNK = 256
 """Prompt chunk of the deterministic mode, whatever the token budget."""
@@ -142,31 +140,6 @@ class Output:
     error: str | None = None
     logprobs: list[TokenLogprob] | None = None
     prompt_logprobs: list[float | None] | None = None
-
-
-@dataclass
-class EngineStats:
-    """What runs now (`running`, `waiting`, `cache_use` from 0 to 1) and totals since the start.
-    `shared_tokens`: prompt tokens that were not computed, since a shared prefix had been.
-    `seconds`: in `generate`; `step_seconds`: of these, while a step was being computed."""
-
-    max_batch_size: int
-    running: int = 0
-    waiting: int = 0
-    cache_use: float = 0.0
-    prompt_tokens: int = 0
-    output_tokens: int = 0
-    shared_tokens: int = 0
-    steps: int = 0
-    preemptions: int = 0
-    seconds: float = 0.0
-    step_seconds: float = 0.0
-
-    @property
-    def host_share(self) -> float:
-        """Of the time, what the device waited for or, on a CPU, what went to no step: tokenizer,
-        scheduler, and whoever takes the outputs."""
-        return 1 - self.step_seconds / self.seconds if self.seconds else 0.0
 
 
 class Engine:
@@ -272,7 +245,7 @@ class Engine:
         )
         before = replace(self.stats)
         self._generating = True
-        steps = _Steps(scheduler, self.runner, self.stats)
+        steps = Steps(scheduler, self.runner, self.stats)
         started = perf_counter()
         try:
             is_open = True
@@ -372,53 +345,6 @@ class Engine:
             stats.cache_use = 1 - self.cache.free_pages / self.cache.num_pages
         stats.prompt_tokens += sum(len(sequence.prompt) for sequence in finished)
         stats.output_tokens += sum(len(sequence.output) for sequence in finished)
-
-
-class _Steps:
-    """One step after the other. Where the runner runs ahead, the device computes a step while what
-    the one before has drawn is taken in here and the next is made."""
-
-    def __init__(self, scheduler: Scheduler, runner: Runner, stats: EngineStats) -> None:
-        self._scheduler = scheduler
-        self._runner = runner
-        self._stats = stats
-        self._in_flight: tuple[Schedule, Callable[[], Drawn]] | None = None
-
-    def next(self) -> list[Sequence]:
-        """Start a step, and finish the one before; the sequences that have ended."""
-        finished = self._finish() if self._scheduler.needs_all_tokens else []
-        schedule = self._scheduler.schedule()
-        before, self._in_flight = self._in_flight, None
-        if len(schedule):
-            self._in_flight = schedule, self._timed(lambda: self._runner.start(schedule))
-            self._scheduler.advance(schedule)
-            self._stats.steps += 1
-        if before is not None:
-            finished += self._collect(*before)
-        return finished if self._runner.runs_ahead else finished + self._finish()
-
-    def drain(self) -> None:
-        """Wait for what is in flight, and drop it."""
-        if self._in_flight is not None:
-            self._in_flight[1]()
-            self._in_flight = None
-
-    def _finish(self) -> list[Sequence]:
-        """Take in what the step in flight gives."""
-        if self._in_flight is None:
-            return []
-        in_flight, self._in_flight = self._in_flight, None
-        return self._collect(*in_flight)
-
-    def _collect(self, schedule: Schedule, wait: Callable[[], Drawn]) -> list[Sequence]:
-        return self._scheduler.collect(schedule, self._timed(wait))
-
-    def _timed(self, work: Callable[[], T]) -> T:
-        started = perf_counter()
-        try:
-            return work()
-        finally:
-            self._stats.step_seconds += perf_counter() - started
 
 
 def _in_order(outputs: Iterator[Output]) -> Iterator[Output]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import deterministic_cpu
 from bench.checkpoint import TINY, Dims
 from bench.engine_cpu import REQUIRES, main
 from bench.summary import OURS, floors, quartiles, summarize
@@ -25,6 +26,20 @@ def test_benchmark_measures_our_engine_beside_transformers(tmp_path: Path) -> No
         assert entry["ratio_to"]["transformers"] > 0
     assert result["device"]["cores"] >= 1
     assert {"commit", "versions", "dims", "samples"} <= set(result)
+
+
+def test_the_cost_of_deterministic_output_is_measured(tmp_path: Path) -> None:
+    target = tmp_path / "result.json"
+    arguments = ["--tiny", "--repeats", "1", "--json", str(target), "--cache-dir", str(tmp_path)]
+    assert deterministic_cpu.main(arguments) == 0
+    models = json.loads(target.read_text())["models"]
+    assert set(models) == {
+        "tiny, bfloat16",
+        "hala-mini-en-ar, bfloat16",
+        "hala-mini-en-ar, float32",
+    }
+    for found in models.values():
+        assert all(len(rates) == 1 and rates[0] > 0 for rates in found["tokens_per_s"].values())
 
 
 def test_an_absent_peer_is_named_and_left_out(

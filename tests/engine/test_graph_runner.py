@@ -12,14 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hala_engine import Engine, EngineConfig, SamplingParams
-from hala_engine.graph_runner import (
-    CAPTURED_ON_USE_BESIDE,
-    PROMPT_TOKENS,
-    Bucket,
-    GraphRunner,
-    Inputs,
-    decode_sizes,
-)
+from hala_engine.buckets import PROMPT_TOKENS, Bucket, Inputs, decode_sizes
+from hala_engine.graph_runner import CAPTURED_ON_USE_BESIDE, GraphRunner
 from hala_engine.memory import plan_cache
 
 PROMPTS = random_prompts(10, seed=4, longest=70)
