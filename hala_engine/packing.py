@@ -52,11 +52,15 @@ def pack(schedule: Schedule, cache: Cache) -> Packed:
     token_ids = table.tokens[of_token, positions].astype(np.int64)
     token_ids[positions >= table.known[of_token]] = -1
     page, offset = np.divmod(positions, cache.page_size)
+    places = cache.page_tables[:, of_token, page] * cache.page_size + offset
     return Packed(
         token_ids=token_ids,
         positions=positions,
-        places=cache.page_tables[:, of_token, page] * cache.page_size + offset,
-        tables=cache.page_tables[:, slots, : cache.pages_for(int(contexts.max()))],
+        # Kernels take a group's entries side by side; numpy gives them by token.
+        places=np.ascontiguousarray(places),
+        tables=np.ascontiguousarray(
+            cache.page_tables[:, slots, : cache.pages_for(int(contexts.max()))]
+        ),
         slots=slots,
         contexts=contexts,
         counts=counts,
