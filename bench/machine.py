@@ -4,9 +4,10 @@ import os
 import platform
 import resource
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from hala_engine.benchmark.machine import versions as installed_versions
 
 PACKAGES = (
     "hala-engine",
@@ -84,13 +85,7 @@ def _children_seconds() -> float:
 
 
 def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+    return dict.fromkeys(PACKAGES, "not installed") | installed_versions(PACKAGES)
 
 
 def commit() -> dict[str, Any]:

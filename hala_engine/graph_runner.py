@@ -34,6 +34,7 @@ from hala_engine.cache import Cache
 from hala_engine.packing import Packed, pack
 from hala_engine.runner import Runner
 from hala_engine.schedule import Drawn, Schedule
+from hala_kernels.backend import use_triton
 from hala_kernels.sample import SamplingTensors, sample
 from hala_kernels.short_conv import ConvLayout
 
@@ -130,7 +131,9 @@ class GraphRunner(Runner):
     def _run(self, bucket: Bucket) -> torch.Tensor:
         """[sequences]: the tokens drawn, on the device."""
         if bucket not in self._graphs:
-            if not self._captures or self._uses[bucket] < CAPTURED_ON_USE:
+            # The references ask the device for sizes, which a graph cannot hold.
+            captures = self._captures and use_triton(self._drawn)
+            if not captures or self._uses[bucket] < CAPTURED_ON_USE:
                 return self._compute(bucket)
             self._capture(bucket)
         graph, tokens = self._graphs[bucket]

@@ -32,7 +32,7 @@ class Baseline:
         except (ImportError, OSError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise JobError(f"--baseline transformers cannot load {path}: {reason}") from error
-        self._model, self._device = model.eval(), device
+        self.model, self._device = model.eval(), device
         # Without an end token generate() stops by length alone, and needs no logits processor.
         model.generation_config.eos_token_id = None
         model.generation_config.pad_token_id = PAD
@@ -54,7 +54,7 @@ class Baseline:
         for row, prompt in enumerate(prompts):
             ids[row, width - len(prompt) :] = torch.tensor(prompt)
             mask[row, width - len(prompt) :] = 1
-        new = self._model.generate(
+        new = self.model.generate(
             input_ids=ids.to(self._device),
             attention_mask=mask.to(self._device),
             max_new_tokens=max(wanted),

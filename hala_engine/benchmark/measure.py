@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from hala_engine.benchmark.config import BenchConfig
 from hala_engine.benchmark.memory import peak_memory
 from hala_engine.benchmark.workload import Workload
-from hala_engine.engine import Engine, EngineStats
+from hala_engine.engine import Engine
 from hala_engine.errors import InputError, JobError
 from hala_engine.sampling import SamplingParams
+from hala_engine.stats import EngineStats
 
 WARM_UP_TOKENS = 4
 

@@ -1,4 +1,4 @@
-"""The norm of rows too wide for the registers of a block: norm.py's `_norm_kernel` over chunks,
+"""The norm of rows too wide for the registers of a block: `norm_kernel` over chunks,
 each read again in every pass. A row of 36864 columns takes 72 KB, so that all passes but the first
 find it in the cache. No model that the engine runs is so wide.
 """
@@ -58,7 +58,7 @@ def norm_wide_kernel(
     GROUPED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """A row a program; the arguments are those of `_norm_kernel`."""
+    """A row a program; the arguments are those of `norm_kernel`."""
     row = tl.program_id(0).to(tl.int64)
     token, head = row // heads, row % heads
     x_ptr += token * x_stride + head * x_head_stride

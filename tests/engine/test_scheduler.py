@@ -88,6 +88,25 @@ def test_a_sequence_waits_until_its_pages_are_free():
     assert len(scheduling.waiting) == 1
 
 
+def test_the_longest_of_those_added_together_begin_first():
+    scheduling = scheduler(make_cache(pages=64, slots=2), budget=64)
+    sizes = [(3, 4), (9, 3), (2, 30), (5, 7)]
+    scheduling.add(*(sequence(i, prompt, output) for i, (prompt, output) in enumerate(sizes)))
+    scheduling.add(sequence(4, prompt=20, output=20))  # later, so behind them
+    started = []
+    while scheduling.has_work:
+        schedule, _ = advance(scheduling, lambda s: 5)
+        started += [chunk.sequence.index for chunk in schedule.prefills if not chunk.start]
+    assert started == [2, 1, 3, 0, 4]
+
+
+def test_sequences_that_fit_at_full_length_all_run_at_once():
+    scheduling = scheduler(make_cache(pages=4 * 3, max_model_len=12), budget=64)
+    for i in range(4):
+        scheduling.add(sequence(i, prompt=9, output=3))
+    assert len(scheduling.schedule().prefills) == 4
+
+
 @pytest.mark.parametrize("windows", [(None,), (None, 6), (6, 6, 6, None)])
 def test_the_youngest_sequence_gives_its_pages_back(windows):
     groups = len(make_cache(windows, pages=1).spec.groups)

@@ -286,3 +286,14 @@ def test_every_source_is_in_both_builds():
 def test_a_build_of_older_sources_is_said() -> None:
     with pytest.raises(ImportError, match=r"has no hala_nothing: install the package again"):
         native.function("hala_nothing")
+
+
+@pytest.mark.skipif(
+    shutil.which("cc") is None
+    or sys.platform != "linux"
+    or "avx2" not in native._processor_flags(),
+    reason="no compiler, or no processor that there are builds for",
+)
+def test_an_installation_with_a_compiler_has_the_kernels() -> None:
+    """An extension that is optional fails without a word."""
+    assert native.library() is not None
