@@ -215,8 +215,7 @@ class Scheduler:
         need = cache.spec.pages(sequence.length, cache.page_size, chunk)
         if kept:
             need -= sum(map(len, kept.kept.pages))
-        slots = [other.slot for other in self.running]
-        growing = int((self.table.limit[slots] > cache.reach[slots]).sum())
+        growing = int((self.table.limit > cache.reach).sum())
         growing += sequence.max_tokens > cache.pages_for(sequence.length) * cache.page_size
         need += growing * cache.groups
         return self.prefixes.has_room(need, spared=kept)

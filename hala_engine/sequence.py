@@ -73,8 +73,9 @@ class SlotTable:
     Python object of any of them.
 
     tokens [slots, max_model_len]: prompt and output. `computed`: in the cache; `known`: in
-    `tokens`; `length`: of the sequence, with the token that a step in flight draws. `epoch` tells
-    the sequences apart that a slot held one after the other.
+    `tokens`; `length`: of the sequence, with the token that a step in flight draws; `limit`: the
+    longest that it may become, 0 in a free slot. `epoch` tells the sequences apart that a slot held
+    one after the other.
     """
 
     def __init__(self, slots: int, max_model_len: int) -> None:
@@ -113,6 +114,7 @@ class SlotTable:
     def close(self, slot: int) -> None:
         self.sequences[slot] = None
         self.epoch[slot] += 1
+        self.limit[slot] = 0
 
     def _set_stop_ids(self, slot: int, ids: frozenset[int]) -> None:
         if len(ids) > self.stop_ids.shape[1]:
