@@ -208,6 +208,11 @@ class Engine:
         """Identifies the model's files; see `hala_engine.weights.directory.fingerprint`."""
         return fingerprint(self.model_path)
 
+    def forget(self) -> None:
+        """Drop what earlier requests left, so that the next ones run as they would first thing:
+        greedy near ties and log-probabilities then do not depend on the engine's past."""
+        self.prefixes.clear()
+
     def generate(
         self,
         prompts: Iterable[Prompt],

@@ -39,6 +39,8 @@ class Rule:
 
 # What stands above Engine sees it, its parameters, its errors and its neighbours.
 ABOVE_ENGINE = (
+    "hala_engine.rows",
+    "hala_engine.jobs",
     "hala_engine.translate",
     "hala_engine.completions",
     "hala_engine.judge",

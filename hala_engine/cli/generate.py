@@ -22,7 +22,7 @@ def generate(
         list[str],
         typer.Argument(
             metavar="INPUT...",
-            help="Files or directories: .jsonl .json .csv .tsv .txt (also .gz), .parquet.",
+            help=options.INPUTS_HELP,
         ),
     ],
     output: Annotated[str, typer.Option(metavar="FILE.jsonl", help="The file to make.")],

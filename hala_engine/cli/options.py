@@ -1,12 +1,21 @@
 """Flags that several commands share, so that they have one name and one explanation."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hala_engine.errors import InputError
 
+if TYPE_CHECKING:
+    from hala_engine.jobs.job import JobResult
+
+INPUTS_HELP = (
+    "Files or directories of them: .jsonl .json .csv .tsv .txt (also .gz, .zst), .parquet .arrow; "
+    "a directory of save_to_disk; hf://owner/name:split or hf://owner/name/config:split."
+)
+
 GENERATION = "Generation"
+JOB = "Job"
 ENGINE = "Engine"
 
 Model = Annotated[
@@ -64,6 +73,55 @@ NoPrefixCaching = Annotated[
 ]
 DataParallel = Annotated[int, typer.Option(help="1 for now.", rich_help_panel=ENGINE)]
 TensorParallel = Annotated[int, typer.Option(help="1 for now.", rich_help_panel=ENGINE)]
+
+
+Format = Annotated[
+    str | None, typer.Option(help="jsonl or parquet; by default the input's.", rich_help_panel=JOB)
+]
+ShardRows = Annotated[int, typer.Option(help="Rows per file.", rich_help_panel=JOB)]
+Shard = Annotated[
+    str,
+    typer.Option(
+        metavar="I/N",
+        help="Make only the I-th of N parts (from 1), each into a directory of its own.",
+        rich_help_panel=JOB,
+    ),
+]
+Limit = Annotated[int | None, typer.Option(help="Stop after so many rows.", rich_help_panel=JOB)]
+MaxFailures = Annotated[
+    int | None,
+    typer.Option(help="Give up when more rows than this fail.", rich_help_panel=JOB),
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite", help="Begin anew: remove what an earlier job left.", rich_help_panel=JOB
+    ),
+]
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """(I, N) of "I/N". Raises InputError."""
+    index, slash, of = text.partition("/")
+    if not (slash and index.isdecimal() and of.isdecimal()):
+        raise InputError(f"--shard {text!r}: give I/N, such as 1/4")
+    return int(index), int(of)
+
+
+def job_summary(result: "JobResult") -> str:
+    """The line that a job ends with."""
+    job, run = result.job, result.run
+    counts = f"{job.rows:,} rows ({job.failed_rows:,} failed, {sum(job.flags.values()):,} flags)"
+    if len(job.written) > 1 or "data" not in job.written:
+        counts += "".join(f", {rows:,} {folder}" for folder, rows in job.written.items())
+    if result.already_complete:
+        return f"already complete: {counts} in {result.output}"
+    seconds = max(run.seconds, 1e-9)
+    return (
+        f"{counts} in {result.output}; this run: {run.rows:,} rows in {run.seconds:,.1f} s, "
+        f"{run.rows / seconds:,.1f} rows/s, {result.tokens_read / seconds:,.0f} tokens/s in, "
+        f"{result.tokens_written / seconds:,.0f} out"
+    )
 
 
 def check_parallel(data_parallel: int, tensor_parallel: int) -> None:

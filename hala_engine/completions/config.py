@@ -4,8 +4,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hala_engine.errors import InputError
+from hala_engine.jobs.config import EngineOptions, GenerationOptions
 from hala_engine.sampling import SamplingParams
-from hala_engine.translate.config import EngineOptions, GenerationOptions
 
 COMPLETION, COMPLETIONS = "completion", "completions"
 ENDING = ".jsonl"

@@ -19,10 +19,10 @@ from hala_engine.completions.prompts import Prompter
 from hala_engine.completions.rows import count_rows, read_rows
 from hala_engine.completions.writing import Row, Writer
 from hala_engine.errors import InputError
+from hala_engine.jobs.job import load_engine
+from hala_engine.jobs.progress import Progress, make_progress
+from hala_engine.rows.inputs import InputFile, find_files
 from hala_engine.sampling import SamplingParams
-from hala_engine.translate.inputs import InputFile, find_files
-from hala_engine.translate.job import load_engine
-from hala_engine.translate.progress import Progress, make_progress
 
 if TYPE_CHECKING:
     from hala_engine.engine import Engine, Output

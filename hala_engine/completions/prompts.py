@@ -4,7 +4,7 @@ from typing import Any
 
 from hala_engine.completions.config import CompletionsConfig
 from hala_engine.errors import InputError
-from hala_engine.translate.characters import whole_characters
+from hala_engine.rows.characters import whole_characters
 from hala_engine.translate.prompts import ChatTokenizer
 
 _ROLES = {"human": "user", "gpt": "assistant"}

@@ -1,20 +1,14 @@
 """The rows of a job's input: counted and checked once, then read one by one."""
 
-from collections.abc import Iterator
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 
-import pyarrow as pa
-
 from hala_engine.completions.config import CompletionsConfig
 from hala_engine.errors import InputError
-from hala_engine.translate.inputs import InputFile, is_parquet, open_parquet
-from hala_engine.translate.records import TableRecords
-from hala_engine.translate.text_files import READERS
-from hala_engine.translate.writing import ROW_INFO
-
-_BATCH_ROWS = 1024
+from hala_engine.jobs.results import ROW_INFO
+from hala_engine.rows.inputs import InputFile, are_tables, read_rows
+from hala_engine.rows.tables import open_table
 
 
 def count_rows(config: CompletionsConfig, files: list[InputFile]) -> int:
@@ -37,28 +31,12 @@ def count_rows(config: CompletionsConfig, files: list[InputFile]) -> int:
     return total
 
 
-def read_rows(files: list[InputFile]) -> Iterator[dict]:
-    """Every row, in order, a few in memory at a time."""
-    for file in files:
-        if is_parquet([file]):
-            yield from _read_parquet(file.path)
-        else:
-            for row in READERS[file.kind](Path(file.path), 0):
-                yield row.values
-
-
-def _read_parquet(path: str) -> Iterator[dict]:
-    with open_parquet(path) as parquet:
-        for batch in parquet.iter_batches(_BATCH_ROWS):
-            yield from TableRecords(pa.Table.from_batches([batch])).dicts()
-
-
 def _survey(file: InputFile, limit: int | None) -> tuple[int, list[str]]:
     """How many rows the file has, up to the limit, and their columns."""
-    if is_parquet([file]):
-        with open_parquet(file.path) as parquet:
-            rows = parquet.metadata.num_rows
-            return rows if limit is None else min(rows, limit), parquet.schema_arrow.names
+    if are_tables([file]):
+        with open_table(Path(file.path)) as table:
+            rows = table.count()
+            return rows if limit is None else min(rows, limit), table.schema.names
     columns: dict[str, None] = {}
     rows = 0
     for row in islice(read_rows([file]), limit):

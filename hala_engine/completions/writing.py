@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hala_engine.completions.config import CompletionsConfig
-from hala_engine.translate.storage import atomic_file
-from hala_engine.translate.writing import ROW_INFO, json_line
+from hala_engine.jobs.results import ROW_INFO
+from hala_engine.jobs.storage import atomic_file
+from hala_engine.jobs.writing import json_line
 
 if TYPE_CHECKING:
     from hala_engine.engine import Output

@@ -63,6 +63,25 @@ def test_logits_are_those_without_sharing(tmp_path, architecture, page_size):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
+def test_an_engine_that_forgets_does_as_a_new_one(directory):
+    """It computes and shares the same, so its log-probabilities are the same bits."""
+    chance = random.Random(5)
+    shared = [chance.randrange(8, VOCAB) for _ in range(60)]
+    prompts = [[*shared, *(chance.randrange(8, VOCAB) for _ in range(9))] for _ in range(24)]
+    params = SamplingParams(max_new_tokens=4, ignore_eos=True, logprobs=3)
+
+    def run(used: Engine) -> tuple[int, list]:
+        before = used.stats.shared_tokens
+        logprobs = [output.logprobs for output in used.generate(prompts, params)]
+        return used.stats.shared_tokens - before, logprobs
+
+    used = engine(directory)
+    new = run(used)
+    assert run(used)[0] > new[0]
+    used.forget()
+    assert run(used) == new
+
+
 def test_a_generator_closed_while_a_prefix_is_coming(directory):
     """Nothing waits for a founder that is gone."""
     shared = engine(directory, max_batched_tokens=8)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from hala_engine.errors import InputError
-from hala_engine.translate.lines import BOM, not_utf8, open_at
+from hala_engine.rows.lines import BOM, not_utf8, open_at
 
 _CHUNK = 1 << 20
 _SPACE = " \t\r\n"

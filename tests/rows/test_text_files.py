@@ -2,13 +2,15 @@ import gzip
 import json
 from itertools import islice
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hala_engine.errors import InputError
-from hala_engine.translate import json_array
-from hala_engine.translate.text_files import READERS
+from hala_engine.rows import json_array
+from hala_engine.rows.kinds import kind_of
+from hala_engine.rows.text_files import READERS
 
 ROWS = [
     {"text": 'Hello, "you"\nthere', "n": "1"},
@@ -35,22 +37,37 @@ CONTENT = {
 }
 
 
+def zstd(data):
+    return pa.compress(data, codec="zstd", asbytes=True)
+
+
+PACK = {"": bytes, ".gz": gzip.compress, ".zst": zstd}
+
+
 def read(path, start=0):
-    kind = path.suffixes[-2] if path.suffix == ".gz" else path.suffix
-    return list(READERS[kind](path, start))
+    return list(READERS[kind_of(path)](path, start))
 
 
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("packing", PACK)
 @pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("kind", CONTENT)
-def test_rows_and_the_rest_from_every_offset(tmp_path, kind, bom, packed):
+def test_rows_and_the_rest_from_every_offset(tmp_path, kind, bom, packing):
     data = bom + CONTENT[kind].encode()
-    path = tmp_path / (f"rows{kind}" + (".gz" if packed else ""))
-    path.write_bytes(gzip.compress(data) if packed else data)
+    path = tmp_path / f"rows{kind}{packing}"
+    path.write_bytes(PACK[packing](data))
     rows = read(path)
     assert [row.values for row in rows] == ROWS
     for index, row in enumerate(rows):
         assert [rest.values for rest in read(path, row.end)] == ROWS[index + 1 :]
+
+
+@pytest.mark.parametrize("packing", [".gz", ".zst"])
+def test_compressed_files_may_be_joined_ones(tmp_path, packing):
+    path = tmp_path / f"rows.txt{packing}"
+    path.write_bytes(b"".join(map(PACK[packing], (b"one\ntw", b"o\nthree\n", b""))))
+    rows = read(path)
+    assert [row.values["text"] for row in rows] == ["one", "two", "three"]
+    assert [row.values["text"] for row in read(path, rows[0].end)] == ["two", "three"]
 
 
 @given(values=st.lists(st.text(max_size=30), max_size=20), chunk=st.integers(1, 40))
@@ -101,8 +118,11 @@ BROKEN = {
     "short.csv": (b"text,n\na,1\nb\n", r"short.csv:3: 1 fields under a header of 2"),
     "quote.csv": (b'text,n\n"a,1\nb,2\n', r"quote.csv:2: broken quotes"),
     "twice.csv": (b"text,text\na,b\n", r"column 'text' twice"),
-    "cut.jsonl.gz": (gzip.compress(b'{"text": "abc"}\n' * 99)[:-12], r"damaged gzip"),
+    "cut.jsonl.gz": (gzip.compress(b'{"text": "abc"}\n' * 99)[:-12], r"cut.jsonl.gz: damaged gzip"),
     "plain.jsonl.gz": (b'{"text": "abc"}\n', r"damaged gzip"),
+    "cut.txt.zst": (zstd(b"abc\n" * 99)[:-3], r"cut.txt.zst: damaged zstd .*Truncated.*copy it"),
+    "plain.csv.zst": (b"text\na\n", r"damaged zstd"),
+    "second.txt.zst": (zstd(b"abc\n") + b"abc\n", r"damaged zstd"),
 }
 
 

@@ -1,6 +1,6 @@
-"""The rows of one shard as they were read: dicts from text files, an Arrow table from parquet.
+"""The rows of one shard as they were read: dicts from text files, else an Arrow table.
 
-Parquet rows stay in Arrow on their way to parquet, so that every type survives. They become
+Rows of tables stay in Arrow on their way to parquet, so that every type survives. They become
 plain values only for JSON lines.
 """
 
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from hala_engine.errors import JobError
-from hala_engine.translate.characters import whole_characters_within
+from hala_engine.rows.characters import whole_characters_within
 
 # Marks, in a schema, a column whose values are of several types and are written as JSON text.
 JSON_TEXT = {b"hala.json": b"1"}
@@ -49,13 +49,13 @@ class DictRecords:
         return self._rows
 
     def table(self, schema: pa.Schema) -> pa.Table:
-        arrays = [_array(self.column(field.name), field) for field in schema]
+        arrays = [to_column(self.column(field.name), field) for field in schema]
         names = [field.name for field in schema]
         return pa.table(dict(zip(names, arrays, strict=True)))
 
 
 class TableRecords:
-    """Rows of parquet files."""
+    """Rows of parquet and Arrow files."""
 
     def __init__(self, table: pa.Table):
         self._table = table
@@ -81,7 +81,8 @@ class TableRecords:
         return pa.table(columns, schema=schema)
 
 
-def _array(values: Sequence[Any], field: pa.Field) -> pa.Array:
+def to_column(values: Sequence[Any], field: pa.Field) -> pa.Array:
+    """An Arrow column of JSON values. Raises JobError for a value that the field cannot hold."""
     if field.metadata == JSON_TEXT:
         values = [None if v is None else json.dumps(v, ensure_ascii=False) for v in values]
     elif pa.types.is_floating(field.type):

@@ -1,27 +1,46 @@
-"""Opening an input file and taking its lines, with the offset at which reading can begin again."""
+"""Opening a text file and taking its lines, with the offset at which reading can begin again."""
 
-import gzip
-import zlib
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+import pyarrow as pa
+
 from hala_engine.errors import InputError
 
 BOM = "\ufeff"
+# Further endings of names, and the codec that reads such files. Files may be joined ones.
+CODECS = {".gz": "gzip", ".zst": "zstd"}
+
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_CHUNK = 1 << 20
 
 
 @contextmanager
 def open_at(path: Path, start: int) -> Iterator[BinaryIO]:
-    """The file's bytes, decompressed, from offset `start` on."""
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            file.seek(start)
-            yield file
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{path}: damaged gzip file ({error}); copy it again") from None
+    """The file's bytes, decompressed, from offset `start` of those on."""
+    with path.open("rb") as raw:
+        codec = CODECS.get(path.suffix)
+        if codec is None:
+            raw.seek(start)
+            yield raw
+            return
+        try:
+            with io.BufferedReader(pa.CompressedInputStream(raw, codec), _CHUNK) as file:
+                _pass_over(file, start)
+                yield file
+        except OSError as error:
+            if error.errno is not None:  # the disk's fault, not the content's
+                raise
+            reason = str(error).partition("\n")[0]
+            raise InputError(f"{path}: damaged {codec} file ({reason}); copy it again") from None
+
+
+def _pass_over(file: BinaryIO, count: int) -> None:
+    while count > 0 and (part := file.read(min(count, _CHUNK))):
+        count -= len(part)
 
 
 def read_lines(path: Path, start: int) -> Iterator[tuple[int, str, int]]:

@@ -13,9 +13,9 @@ from typing import Any
 import pyarrow as pa
 
 from hala_engine.errors import InputError
-from hala_engine.translate.inputs import InputFile, Position
+from hala_engine.rows.inputs import InputFile, Position
 
-_VERSION = 1
+_VERSION = 2
 _PLAIN = ("identity", "rows", "format", "model_fingerprint", "context")
 
 
@@ -32,7 +32,7 @@ class Plan:
     rows: int
     starts: list[Position]
     format: str
-    schema: pa.Schema | None
+    schema: pa.Schema
     model_fingerprint: str | None = None
     context: int | None = None
 
@@ -51,7 +51,7 @@ class Plan:
         return range((index - 1) * total // of, index * total // of)
 
     def to_json(self) -> dict[str, Any]:
-        schema = self.schema and base64.b64encode(self.schema.serialize()).decode()
+        schema = base64.b64encode(self.schema.serialize()).decode()
         values = {name: getattr(self, name) for name in _PLAIN}
         return values | {
             "version": _VERSION,
@@ -62,9 +62,7 @@ class Plan:
 
     @classmethod
     def from_json(cls, saved: dict[str, Any]) -> "Plan":
-        schema = saved["schema"] and pa.ipc.read_schema(
-            pa.py_buffer(base64.b64decode(saved["schema"]))
-        )
+        schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(saved["schema"])))
         return cls(
             **{name: saved[name] for name in _PLAIN},
             files=[InputFile(**file) for file in saved["files"]],

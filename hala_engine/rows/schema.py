@@ -1,10 +1,10 @@
-"""The parquet schema of rows that come from text files, found while they are read once."""
+"""The types of the columns of text files, found while their rows are read once."""
 
 from typing import Any
 
 import pyarrow as pa
 
-from hala_engine.translate.records import JSON_TEXT, to_array
+from hala_engine.rows.records import JSON_TEXT, to_array
 
 _CHUNK = 1000
 

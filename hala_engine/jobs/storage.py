@@ -1,27 +1,32 @@
 """Files that appear whole or not at all, and the layout of a job's output directory.
 
-    data/part-00000.jsonl      the shards
+    data/part-00000.jsonl      the shards; a judge's are in accepted/ and rejected/
     failures.jsonl  manifest.json  README.md
     .progress/lock             held while a job runs
     .progress/plan.json        what the job is; see plan.py
     .progress/part-00000.json  one finished shard's record: digest, counts, failures
-    .progress/part-00000.journal   results of the shard in work; see journal.py
+    .progress/answers.sqlite   what the model answered so far; see answers.py
 
-A shard counts as finished when its record is there and its data file has the record's size.
-The record is written after the data, so a crash between the two only makes the shard again.
+A shard counts as finished when its record is there and its files have the record's sizes.
+The record is written after the files, so a crash between the two only makes the shard again.
 """
 
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from hala_engine.errors import InputError
 
-TOOL = "hala-engine translate"
+_PROGRAM = "hala-engine"
+
+
+def tool(command: str) -> str:
+    """How a manifest names the command that made it."""
+    return f"{_PROGRAM} {command}"
 
 
 @contextmanager
@@ -66,23 +71,21 @@ def _sync_directory(path: Path) -> None:
 class OutputDirectory:
     """Names the files of one job's output, and sees to it that they are ours and ours alone."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, folders: Sequence[str] = ("data",)):
         self.path = path
-        self.data = path / "data"
+        self.folders = [path / name for name in folders]
         self.progress = path / ".progress"
         self.plan = self.progress / "plan.json"
+        self.answers = self.progress / "answers.sqlite"
         self.failures = path / "failures.jsonl"
         self.manifest = path / "manifest.json"
         self.card = path / "README.md"
 
-    def shard(self, index: int, format: str) -> Path:
-        return self.data / f"part-{index:05d}.{format}"
+    def shard(self, folder: str, index: int, format: str) -> Path:
+        return self.path / folder / f"part-{index:05d}.{format}"
 
     def record(self, index: int) -> Path:
         return self.progress / f"part-{index:05d}.json"
-
-    def journal(self, index: int) -> Path:
-        return self.progress / f"part-{index:05d}.journal"
 
     def check(self, overwrite: bool) -> None:
         """Refuse a directory in which we would mix with files or destroy files of others."""
@@ -90,22 +93,23 @@ class OutputDirectory:
             return
         if not overwrite:
             raise InputError(
-                f"{self.path} is not empty and holds no translation job; "
+                f"{self.path} is not empty and holds no job of {_PROGRAM}; "
                 "give another --output, or --overwrite to write beside what is there"
             )
-        named = (self.data, self.failures, self.manifest, self.card)
+        named = (*self.folders, self.failures, self.manifest, self.card)
         in_the_way = [path for path in named if path.exists()]
         if in_the_way:
             raise InputError(
-                f"{in_the_way[0]} is not from a translation job, so it is not overwritten; "
+                f"{in_the_way[0]} is not from a job of {_PROGRAM}, so it is not overwritten; "
                 "move it or give another --output"
             )
 
     def _is_ours(self) -> bool:
         if self.progress.is_dir():
             return True
-        with suppress(OSError, ValueError, AttributeError):
-            return json.loads(self.manifest.read_bytes()).get("tool") == TOOL
+        with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+            made_by = json.loads(self.manifest.read_bytes())["tool"]
+            return made_by.partition(" ")[0] == _PROGRAM
         return False
 
     @contextmanager
@@ -141,10 +145,11 @@ class OutputDirectory:
         # The plan goes last: while it is there, an interrupted removal can be resumed as ours.
         for path in (self.manifest, self.failures, self.card):
             path.unlink(missing_ok=True)
-        for pattern in ("part-*.jsonl", "part-*.parquet", ".part-*.tmp"):
-            for path in self.data.glob(pattern):
-                path.unlink()
-        for pattern in ("part-*.json", "part-*.journal", ".*.tmp"):
+        for folder in self.folders:
+            for pattern in ("part-*.jsonl", "part-*.parquet", ".part-*.tmp"):
+                for path in folder.glob(pattern):
+                    path.unlink()
+        for pattern in ("part-*.json", f"{self.answers.name}*", ".*.tmp"):
             for path in self.progress.glob(pattern):
                 path.unlink()
         self.plan.unlink(missing_ok=True)

@@ -1,40 +1,56 @@
-"""The job: scan, load, then shard after shard, each finished for good before the next begins.
+"""Any job over the rows of a dataset: scan, load, then shard after shard, each finished for good
+before the next begins.
 
 Why a rerun after `kill -9` ends with the same bytes. A shard and its record appear whole or not
-at all, so what is finished is never touched again. What was in work is another matter: matrix
-products of a batch are not bit-identical to those of another batch, and a near tie between two
-tokens can then fall the other way. So a shard is made in blocks of requests: the engine is drained
-at a block's end, which makes a block's results depend on its own requests alone, and they go into
-a journal together. An interrupted block is made again as a whole. When the engine says that it is
-`batch_invariant` (--deterministic) nothing needs draining, and every single result is kept at once.
-
-Either way the same bytes are promised for the same command on the same machine with the same
-package versions.
+at all, so what is finished is never touched again. Of the shard in work, and of all before it, the
+model's answers are kept in whole blocks (blocks.py says why), and what lacks an answer forms the
+same blocks again. The same bytes are promised for the same command on the same machine with the
+same package versions.
 """
 
+import gc
 import json
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hala_engine.errors import InputError, JobError
-from hala_engine.translate.card import make_card
-from hala_engine.translate.config import TranslateConfig
-from hala_engine.translate.inputs import InputFile, find_files, read_rows
-from hala_engine.translate.journal import Journal
-from hala_engine.translate.manifest import ShardRecord, Totals, make_manifest
-from hala_engine.translate.plan import Plan, differences, load_plan
-from hala_engine.translate.progress import Progress, make_progress
-from hala_engine.translate.scan import make_plan
-from hala_engine.translate.shard import RowResult, Translator
-from hala_engine.translate.storage import OutputDirectory, atomic_file, write_json
-from hala_engine.translate.writing import json_line, write_shard
+from hala_engine.jobs.answers import Answers, discard
+from hala_engine.jobs.config import EngineOptions, JobConfig
+from hala_engine.jobs.manifest import ShardFile, ShardRecord, Totals, make_manifest
+from hala_engine.jobs.plan import Plan, differences, load_plan
+from hala_engine.jobs.progress import Progress, make_progress
+from hala_engine.jobs.results import RowResult
+from hala_engine.jobs.scan import make_plan
+from hala_engine.jobs.storage import OutputDirectory, atomic_file, write_json
+from hala_engine.jobs.writing import ShardWriter, json_line
+from hala_engine.rows.inputs import InputFile, RowReader, find_files
+from hala_engine.rows.records import Records
 
 if TYPE_CHECKING:
     from hala_engine.engine import Engine
+
+
+class Worker(Protocol):
+    """What a kind of job does with rows. One serves all shards of a job."""
+
+    def work(
+        self, records: Records, answers: Answers, progress: Progress, failures_left: int | None
+    ) -> list[RowResult]:
+        """One result a row. Raises JobError as soon as more rows fail than `failures_left`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of job. make_worker: (engine, config, context in tokens). make_card: (config, plan,
+    the model's name, what was made)."""
+
+    make_worker: Callable[["Engine", Any, int], Worker]
+    make_card: Callable[[Any, Plan, str, Totals], str]
 
 
 @dataclass(frozen=True)
@@ -52,13 +68,29 @@ class JobResult:
     tokens_written: int = 0
 
 
-def translate_job(config: TranslateConfig, *, quiet: bool = True) -> JobResult:
-    """Translate a dataset, or go on where an earlier run of the same job stopped.
+class _Described(Protocol):
+    """What loading an engine needs of a configuration."""
+
+    model: str
+    revision: str | None
+    engine: EngineOptions
+
+
+def load_engine(config: _Described) -> "Engine":
+    """The engine of the job's model. Torch is imported here, when all else has been checked."""
+    from hala_engine.engine import Engine, EngineConfig
+
+    engine_config = EngineConfig(**config.engine.given())
+    return Engine(config.model, revision=config.revision, config=engine_config)
+
+
+def run_job(config: JobConfig, kind: Kind, *, quiet: bool = True) -> JobResult:
+    """Do the job, or go on where an earlier run of the same job stopped.
 
     Raises InputError before any work is done, JobError when work has begun and cannot go on.
     """
     config.validate()
-    output = OutputDirectory(Path(config.output))
+    output = OutputDirectory(Path(config.output), config.folders)
     output.check(config.overwrite)
     files = find_files(config.inputs)
     _refuse_input_in_output(files, output)
@@ -67,25 +99,29 @@ def translate_job(config: TranslateConfig, *, quiet: bool = True) -> JobResult:
         plan = _plan(config, files, saved)
         records = {} if saved is None else _finished_shards(plan, output)
         if output.manifest.exists() and len(records) == len(plan.own_shards()):
-            return JobResult(output.path, Totals.of(list(records.values())), Totals.of([]), True)
+            discard(output.answers)
+            return JobResult(output.path, Totals.of(records.values()), Totals.of([]), True)
         engine = load_engine(config)
         plan = _plan_with_model(plan, engine)
-        translator = Translator(engine, config, plan.context)
+        worker = kind.make_worker(engine, config, plan.context)
         if config.overwrite:
             output.clear()
         try:
             write_json(output.plan, plan.to_json())
-            output.data.mkdir(exist_ok=True)
-            new = _Run(config, plan, output, translator).run(records, quiet)
+            for folder in output.folders:
+                folder.mkdir(exist_ok=True)
+            run = _Run(config, plan, output, worker)
+            with _loaded_things_at_rest():
+                new = run.make_shards(records, quiet)
+            run.finish(kind, engine.model_path, [records[shard] for shard in plan.own_shards()])
         except OSError as error:
             raise JobError(
                 f"{error.filename or output.path}: {error.strerror or error}; finished shards are "
                 "kept: mend the cause and run the same command again"
             ) from error
-    every = [records[shard] for shard in sorted(records)]
     return JobResult(
         output=output.path,
-        job=Totals.of(every),
+        job=Totals.of(records.values()),
         run=Totals.of(new),
         already_complete=False,
         tokens_read=engine.stats.prompt_tokens,
@@ -93,15 +129,17 @@ def translate_job(config: TranslateConfig, *, quiet: bool = True) -> JobResult:
     )
 
 
-def load_engine(config: TranslateConfig) -> "Engine":
-    """The engine of the job's model. Torch is imported here, when all else has been checked."""
-    from hala_engine.engine import Engine, EngineConfig
+@contextmanager
+def _loaded_things_at_rest() -> Iterator[None]:
+    """Looking for garbage among what is loaded, over and over, costs 10 us a row."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
-    engine_config = EngineConfig(**config.engine.given())
-    return Engine(config.model, revision=config.revision, config=engine_config)
 
-
-def _plan(config: TranslateConfig, files: list[InputFile], saved: Plan | None) -> Plan:
+def _plan(config: JobConfig, files: list[InputFile], saved: Plan | None) -> Plan:
     """The saved plan when the job and its files are the same, else a new one; refuses a change."""
     if saved is None:
         return make_plan(config, files)
@@ -143,112 +181,90 @@ def _refuse_input_in_output(files: list[InputFile], output: OutputDirectory) -> 
 
 
 def _finished_shards(plan: Plan, output: OutputDirectory) -> dict[int, ShardRecord]:
-    """Records of the shards whose data is there, without reading the data."""
+    """Records of the shards whose files are there, without reading the files."""
     found = {}
     for shard in plan.own_shards():
-        data, path = output.shard(shard, plan.format), output.record(shard)
-        if path.exists() and data.exists():
-            record = ShardRecord(**json.loads(path.read_bytes()))
-            if data.stat().st_size == record.bytes:
+        path = output.record(shard)
+        if path.exists():
+            record = ShardRecord.from_json(json.loads(path.read_bytes()))
+            if all(_has_size(output.path / file.file, file.bytes) for file in record.files):
                 found[shard] = record
     return found
+
+
+def _has_size(path: Path, size: int) -> bool:
+    return path.exists() and path.stat().st_size == size
 
 
 class _Run:
     """One run over the shards that are not finished."""
 
-    def __init__(
-        self, config: TranslateConfig, plan: Plan, output: OutputDirectory, translator: Translator
-    ):
+    def __init__(self, config: JobConfig, plan: Plan, output: OutputDirectory, worker: Worker):
         self._config, self._plan, self._output = config, plan, output
-        self._translator = translator
+        self._worker = worker
 
-    def run(self, records: dict[int, ShardRecord], quiet: bool) -> list[ShardRecord]:
-        """Finish the job; adds to `records` and returns the new ones."""
+    def make_shards(self, records: dict[int, ShardRecord], quiet: bool) -> list[ShardRecord]:
+        """Make what is missing; adds to `records` and returns the new ones."""
         own = self._plan.own_shards()
         total = sum(self._plan.shard_size(shard) for shard in own)
         done = sum(record.rows for record in records.values())
         new = []
         self._write_failures(records.values())
         progress = make_progress(total, done, quiet)
+        answers = Answers(self._output.answers)
+        reader = RowReader(self._plan.files)
         try:
             for shard in own:
                 if shard not in records:
                     failed = sum(record.failed_rows for record in records.values())
-                    records[shard] = self._make(shard, failed, progress)
+                    rows = reader.read(self._plan.starts[shard], self._plan.shard_size(shard))
+                    records[shard] = self._make(shard, rows, answers, failed, progress)
                     new.append(records[shard])
                     progress.shard_done(records[shard].rows)
         finally:
+            reader.close()
+            answers.close()
             progress.close()
-        self._finish([records[shard] for shard in own])
         return new
 
-    def _make(self, shard: int, failed_before: int, progress: Progress) -> ShardRecord:
+    def _make(
+        self, shard: int, rows: Records, answers: Answers, failed_before: int, progress: Progress
+    ) -> ShardRecord:
         start = time.monotonic()
         config, plan, output = self._config, self._plan, self._output
-        rows = read_rows(plan.files, plan.starts[shard], plan.shard_size(shard))
         first_id = shard * config.shard_rows
-        journal = Journal(output.journal(shard))
         left = None if config.max_failures is None else config.max_failures - failed_before
-        try:
-            results = self._translator.translate(rows, journal, progress, left)
-        finally:
-            journal.close()
-        keep = [
-            index
-            for index, result in enumerate(results)
-            if not (config.drop_flagged and (result.flags or result.failures))
-        ]
-        path = output.shard(shard, plan.format)
-        digest = write_shard(path, rows, results, first_id, keep, plan.schema)
-        record = _record(path, digest, results, first_id, len(keep), time.monotonic() - start)
+        results = self._worker.work(rows, answers, progress, left)
+        writer = ShardWriter(config, plan, rows, results, first_id)
+        files = []
+        for folder in config.folders:
+            # No empty files: `datasets` cannot read an empty one.
+            if indices := writer.rows_of(folder):
+                path = output.shard(folder, shard, plan.format)
+                digest = writer.write(path, indices)
+                name = f"{folder}/{path.name}"
+                files.append(ShardFile(name, digest, path.stat().st_size, len(indices)))
+        record = ShardRecord.of(files, results, first_id, time.monotonic() - start)
         write_json(output.record(shard), asdict(record))
-        journal.discard()
         if record.failures:
             with output.failures.open("ab") as file:
                 file.writelines(_failure_lines(record))
         return record
 
-    def _finish(self, records: Sequence[ShardRecord]) -> None:
+    def finish(self, kind: Kind, model_path: Path, records: Sequence[ShardRecord]) -> None:
         """Write what describes the whole; the manifest last, since it says that the job is done."""
         config, plan, output = self._config, self._plan, self._output
         self._write_failures(records)
-        model_path = self._translator.engine.model_path
         name = Path(config.model).name if Path(config.model).exists() else config.model
         with atomic_file(output.card) as file:
-            file.write(make_card(config, plan, name, Totals.of(records)).encode())
+            file.write(kind.make_card(config, plan, name, Totals.of(records)).encode())
         write_json(output.manifest, make_manifest(config, plan, model_path, records))
+        discard(output.answers)
 
-    def _write_failures(self, records: Sequence[ShardRecord]) -> None:
+    def _write_failures(self, records: Iterable[ShardRecord]) -> None:
         with atomic_file(self._output.failures) as file:
             for record in records:
                 file.writelines(_failure_lines(record))
-
-
-def _record(
-    path: Path,
-    digest: str,
-    results: Sequence[RowResult],
-    first_id: int,
-    written: int,
-    seconds: float,
-) -> ShardRecord:
-    return ShardRecord(
-        file=f"data/{path.name}",
-        sha256=digest,
-        bytes=path.stat().st_size,
-        rows=len(results),
-        rows_written=written,
-        flags=dict(Counter(flag for result in results for flag in result.flags)),
-        prompt_tokens=sum(result.prompt_tokens for result in results),
-        output_tokens=sum(result.output_tokens for result in results),
-        failures=[
-            (first_id + index, column, reason)
-            for index, result in enumerate(results)
-            for column, reason in result.failures
-        ],
-        seconds=seconds,
-    )
 
 
 def _failure_lines(record: ShardRecord) -> list[bytes]:

@@ -1,0 +1,2 @@
+"""Reading the rows of datasets: files, folders, saved and hub datasets, and finding their places
+again."""
