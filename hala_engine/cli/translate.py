@@ -1,19 +1,15 @@
 """`hala-engine translate`: flags to a TranslateConfig, its result to a line and an exit code."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from hala_engine.cli import options
 from hala_engine.cli.exits import SOME_ROWS_FAILED
-from hala_engine.errors import InputError
-
-if TYPE_CHECKING:
-    from hala_engine.translate import JobResult
 
 EXAMPLE = "Example: hala-engine translate orca.jsonl --columns question,response --output orca-ar"
 
-_JOB = "Job"
+_CHECKS = "Checks: when a row is flagged"
 
 
 def translate(
@@ -21,13 +17,29 @@ def translate(
         list[str],
         typer.Argument(
             metavar="INPUT...",
-            help="Files or directories: .jsonl .json .csv .tsv .txt (also .gz), .parquet.",
+            help=options.INPUTS_HELP,
         ),
     ],
     output: Annotated[str, typer.Option(metavar="DIR", help="Directory of the translation.")],
     model: options.Model = "hala-mini-en-ar",
     revision: options.Revision = None,
-    columns: Annotated[str, typer.Option(help="Columns to translate: a,b.")] = "text",
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            help="Columns of text to translate: a,b. Default: text, without --messages-column."
+        ),
+    ] = None,
+    messages_column: Annotated[
+        str | None,
+        typer.Option(
+            help="Column of chats, lists of {role, content} or {from, value}; each message is "
+            "translated by itself."
+        ),
+    ] = None,
+    copied_roles: Annotated[
+        str,
+        typer.Option(help="Roles whose messages hold data, not prose, and are copied: a,b."),
+    ] = "tool,function,function_call,observation",
     source: Annotated[str, typer.Option(help="Language code of the input.")] = "en",
     target: Annotated[str, typer.Option(help="Language code of the output.")] = "ar",
     prompt: Annotated[
@@ -62,40 +74,59 @@ def translate(
     no_prefix_caching: options.NoPrefixCaching = False,
     data_parallel: options.DataParallel = 1,
     tensor_parallel: options.TensorParallel = 1,
-    format: Annotated[
-        str | None,
-        typer.Option(help="jsonl or parquet; by default the input's.", rich_help_panel=_JOB),
-    ] = None,
-    shard_rows: Annotated[int, typer.Option(help="Rows per file.", rich_help_panel=_JOB)] = 10_000,
-    shard: Annotated[
-        str,
-        typer.Option(
-            metavar="I/N",
-            help="Make only the I-th of N parts (from 1), each into a directory of its own.",
-            rich_help_panel=_JOB,
-        ),
-    ] = "1/1",
-    limit: Annotated[
-        int | None, typer.Option(help="Stop after so many rows.", rich_help_panel=_JOB)
-    ] = None,
+    format: options.Format = None,
+    shard_rows: options.ShardRows = 10_000,
+    shard: options.Shard = "1/1",
+    limit: options.Limit = None,
     drop_flagged: Annotated[
         bool,
         typer.Option(
             "--drop-flagged",
             help="Leave out rows that have a flag or failed.",
-            rich_help_panel=_JOB,
+            rich_help_panel=options.JOB,
         ),
     ] = False,
-    max_failures: Annotated[
-        int | None,
-        typer.Option(help="Give up when more rows than this fail.", rich_help_panel=_JOB),
-    ] = None,
-    overwrite: Annotated[
-        bool,
+    min_length_ratio: Annotated[
+        float | None,
         typer.Option(
-            "--overwrite", help="Begin anew: remove what an earlier job left.", rich_help_panel=_JOB
+            help="Fewest characters per character of the source, code and such aside; by default "
+            "from the languages and the source's length.",
+            rich_help_panel=_CHECKS,
         ),
-    ] = False,
+    ] = None,
+    max_length_ratio: Annotated[
+        float | None, typer.Option(help="Most characters likewise.", rich_help_panel=_CHECKS)
+    ] = None,
+    min_script_share: Annotated[
+        float,
+        typer.Option(
+            help="Least share of letters in the target language's script (wrong_script).",
+            rich_help_panel=_CHECKS,
+        ),
+    ] = 0.5,
+    max_loop_words: Annotated[
+        int,
+        typer.Option(
+            help="Words that a phrase may fill by being said over and over (repetition).",
+            rich_help_panel=_CHECKS,
+        ),
+    ] = 8,
+    min_compression: Annotated[
+        float,
+        typer.Option(
+            help="Least ratio of compressed to plain bytes, by zlib (repetition).",
+            rich_help_panel=_CHECKS,
+        ),
+    ] = 0.22,
+    max_copied_words: Annotated[
+        int,
+        typer.Option(
+            help="Words of the source in a row that make it untranslated.",
+            rich_help_panel=_CHECKS,
+        ),
+    ] = 8,
+    max_failures: options.MaxFailures = None,
+    overwrite: options.Overwrite = False,
     debug: options.Debug = False,
 ) -> int:
     """Translate columns of a dataset.
@@ -108,6 +139,7 @@ def translate(
     options.check_parallel(data_parallel, tensor_parallel)
     # Here and not above: it brings pyarrow, which --help can do without.
     from hala_engine.translate import (
+        CheckOptions,
         EngineOptions,
         GenerationOptions,
         TranslateConfig,
@@ -119,7 +151,9 @@ def translate(
         output=output,
         model=model,
         revision=revision,
-        columns=tuple(name.strip() for name in columns.split(",")),
+        columns=_names(columns, none=messages_column is not None),
+        messages_column=messages_column,
+        copied_roles=tuple(name.strip() for name in copied_roles.split(",")),
         source=source,
         target=target,
         prompt=prompt,
@@ -128,7 +162,7 @@ def translate(
         max_segment_tokens=max_segment_tokens,
         format=format,
         shard_rows=shard_rows,
-        shard=_parse_shard(shard),
+        shard=options.parse_shard(shard),
         limit=limit,
         drop_flagged=drop_flagged,
         max_failures=max_failures,
@@ -143,6 +177,14 @@ def translate(
             seed=seed,
             stop=tuple(stop or ()),
         ),
+        checks=CheckOptions(
+            min_length_ratio=min_length_ratio,
+            max_length_ratio=max_length_ratio,
+            min_script_share=min_script_share,
+            max_loop_words=max_loop_words,
+            min_compression=min_compression,
+            max_copied_words=max_copied_words,
+        ),
         engine=EngineOptions(
             device=device,
             dtype=dtype,
@@ -155,25 +197,12 @@ def translate(
         ),
     )
     result = translate_job(config, quiet=False)
-    typer.echo(_summary(result))
+    typer.echo(options.job_summary(result))
     return SOME_ROWS_FAILED if result.job.failed_rows else 0
 
 
-def _parse_shard(text: str) -> tuple[int, int]:
-    index, slash, of = text.partition("/")
-    if not (slash and index.isdecimal() and of.isdecimal()):
-        raise InputError(f"--shard {text!r}: give I/N, such as 1/4")
-    return int(index), int(of)
-
-
-def _summary(result: "JobResult") -> str:
-    job, run = result.job, result.run
-    counts = f"{job.rows:,} rows ({job.failed_rows:,} failed, {sum(job.flags.values()):,} flags)"
-    if result.already_complete:
-        return f"already complete: {counts} in {result.output}"
-    seconds = max(run.seconds, 1e-9)
-    return (
-        f"{counts} in {result.output}; this run: {run.rows:,} rows in {run.seconds:,.1f} s, "
-        f"{run.rows / seconds:,.1f} rows/s, {result.tokens_read / seconds:,.0f} tokens/s in, "
-        f"{result.tokens_written / seconds:,.0f} out"
-    )
+def _names(columns: str | None, none: bool) -> tuple[str, ...]:
+    """The columns of text; with `none` there need not be any."""
+    if columns is None:
+        return () if none else ("text",)
+    return tuple(name.strip() for name in columns.split(","))

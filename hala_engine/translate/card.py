@@ -1,32 +1,25 @@
-"""The dataset card, which also tells `datasets.load_dataset` where the rows are."""
+"""The dataset card of a translation."""
 
+from hala_engine.jobs.card import CLOSING, flag_list, front_matter
+from hala_engine.jobs.manifest import Totals
+from hala_engine.jobs.plan import Plan
 from hala_engine.translate.config import TranslateConfig
 from hala_engine.translate.languages import language_name
-from hala_engine.translate.manifest import Totals
-from hala_engine.translate.plan import Plan
 
 
 def make_card(config: TranslateConfig, plan: Plan, model_name: str, totals: Totals) -> str:
     """README.md of the output; it holds nothing that differs between two runs of one job."""
     source = language_name(config.source) or config.source
     target = language_name(config.target) or config.target
-    added = ", ".join(f"`{config.output_column(name)}`" for name in config.columns)
-    flags = "".join(f"- `{name}`: {count:,}\n" for name, count in totals.flags.items())
-    flags = flags or "- none\n"
-    languages = "".join(f"- {code}\n" for code in dict.fromkeys((config.source, config.target)))
-    return f"""---
-language:
-{languages}task_categories:
-- translation
-tags:
-- machine-translated
-configs:
-- config_name: default
-  data_files:
-  - split: train
-    path: data/part-*.{plan.format}
----
-
+    added = ", ".join(f"`{name}`" for name in config.added_columns)
+    head = front_matter(
+        config,
+        plan,
+        languages=(config.source, config.target),
+        tags=("machine-translated",),
+        splits={"train": "data"},
+    )
+    return f"""{head}
 # {source} to {target} machine translation
 
 {totals.rows_written:,} rows, translated by `hala-engine translate` with the model `{model_name}`.
@@ -36,8 +29,8 @@ Each row is the input's, with {added} added, and `_hala`: the row's `id` (its pl
 input), `flags` (what looks wrong with the translation), `prompt_tokens` and `output_tokens`.
 
 {totals.failed_rows:,} rows failed and have null in place of a translation; `failures.jsonl` says
-why. `manifest.json` holds the model's fingerprint, the configuration and each file's digest.
+why. {CLOSING}
 
 Rows with each flag:
 
-{flags}"""
+{flag_list(totals)}"""

@@ -1,6 +1,7 @@
 """Language codes: their English names for prompts, and their scripts for checks."""
 
 import re
+from functools import cache
 
 from hala_engine.errors import InputError
 
@@ -53,23 +54,41 @@ _LANGUAGES: dict[str, tuple[str, str | None]] = {
     "zh": ("Chinese", "han"),
 }
 
-_HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
+_KANA = "\u3041-\u309f\u30a1-\u30fa\u31f0-\u31ff\uff66-\uff9d"
 
-# The letters of a script, as the inside of a regular expression's [].
+# The letters of a script, as the inside of a regular expression's []. Those of scripts that no
+# language above is written in are there to be noticed where they do not belong.
 SCRIPT_LETTERS: dict[str, str] = {
-    # With Arabic Presentation Forms, which occur in real data.
-    "arabic": "\u0620-\u064a\u066e-\u06d3\u06d5\u06fa-\u06fc\u0750-\u077f\u08a0-\u08c7"
-    "\ufb50-\ufdff\ufe70-\ufefc",
+    # With Arabic Presentation Forms, which occur in real data; without tatweel, which is drawn
+    # between letters and is none.
+    "arabic": "\u0620-\u063f\u0641-\u064a\u066e-\u06d3\u06d5\u06ee\u06ef\u06fa-\u06ff"
+    "\u0750-\u077f\u08a0-\u08c9\ufb50-\ufdff\ufe70-\ufefc",
+    "armenian": "\u0531-\u0588",
     "bengali": "\u0980-\u09ff",
+    "burmese": "\u1000-\u109f",
     "cyrillic": "\u0400-\u052f",
     "devanagari": "\u0900-\u097f",
+    "ethiopic": "\u1200-\u139f",
+    "georgian": "\u10a0-\u10ff\u1c90-\u1cbf",
     "greek": "\u0370-\u03ff\u1f00-\u1fff",
-    "hangul": "\u1100-\u11ff\u3130-\u318f\uac00-\ud7af",
+    "gujarati": "\u0a80-\u0aff",
+    "gurmukhi": "\u0a00-\u0a7f",
+    "hangul": "\u1100-\u11ff\u3131-\u318e\uac00-\ud7af",
     "han": _HAN,
-    "hebrew": "\u05d0-\u05f4",
-    "japanese": f"\u3040-\u30ff{_HAN}",
+    "hebrew": "\u05d0-\u05f4\ufb1d-\ufb4f",
+    "japanese": f"{_KANA}{_HAN}",
+    "kannada": "\u0c80-\u0cff",
+    "khmer": "\u1780-\u17ff",
+    "lao": "\u0e80-\u0eff",
     "latin": "A-Za-z\u00aa\u00ba\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u1e00-\u1eff",
+    "malayalam": "\u0d00-\u0d7f",
+    "mongolian": "\u1800-\u18af",
+    "sinhala": "\u0d80-\u0dff",
+    "tamil": "\u0b80-\u0bff",
+    "telugu": "\u0c00-\u0c7f",
     "thai": "\u0e00-\u0e7f",
+    "tibetan": "\u0f00-\u0fff",
 }
 
 
@@ -89,6 +108,7 @@ def language_name(code: str) -> str | None:
     return entry[0] if entry else None
 
 
+@cache
 def language_script(code: str) -> str | None:
     """The script that text of this language is written in, None when unknown or not fixed."""
     entry = _LANGUAGES.get(_base(code))

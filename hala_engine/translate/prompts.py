@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from hala_engine.errors import InputError
-from hala_engine.translate.characters import whole_characters
+from hala_engine.rows.characters import whole_characters
 from hala_engine.translate.languages import language_name
 
 # The prompts of the Hala pipeline: its teacher's, and that of the translator it released.

@@ -1,50 +1,37 @@
-"""One shard's rows through the engine: cut, prompt, translate, join, check."""
+"""One shard's rows through the engine: mask, cut, prompt, translate, join, check."""
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from itertools import chain, islice, tee
 from typing import TYPE_CHECKING, Any
 
 from hala_engine.errors import JobError
+from hala_engine.jobs.answers import Answer, Answers
+from hala_engine.jobs.blocks import Asker, Request
+from hala_engine.jobs.progress import Progress
+from hala_engine.jobs.results import RowResult
+from hala_engine.rows.characters import whole_characters
+from hala_engine.rows.records import Records
 from hala_engine.sampling import SamplingParams
 from hala_engine.translate.budget import Budget
-from hala_engine.translate.characters import whole_characters
+from hala_engine.translate.chats import NoChat, chat_texts, with_chat_texts
 from hala_engine.translate.checks import FLAGS, flags_of
 from hala_engine.translate.config import TranslateConfig
-from hala_engine.translate.journal import Journal, PieceResult
-from hala_engine.translate.progress import Progress
+from hala_engine.translate.documents import Document
+from hala_engine.translate.masking import mask, with_marks
 from hala_engine.translate.prompts import Prompter
-from hala_engine.translate.records import Records
-from hala_engine.translate.segment import Piece, cut, trim
+from hala_engine.translate.segment import cut, trim
 
 if TYPE_CHECKING:
     from hala_engine.engine import Engine
-
-Request = tuple[list[int], SamplingParams]
-
-BLOCK_BATCHES = 32
-"""Full batches after which the engine is drained and what it gave is kept. A drain costs about one
-batch's time, so about 3%; an interruption loses at most a block."""
-
-
-@dataclass
-class RowResult:
-    """What is added to one row. `failures`: (column, reason) of the cells without a result."""
-
-    values: dict[str, str | None] = field(default_factory=dict)
-    flags: list[str] = field(default_factory=list)
-    prompt_tokens: int = 0
-    output_tokens: int = 0
-    failures: list[tuple[str, str]] = field(default_factory=list)
 
 
 class Translator:
     """What all shards of a job share: engine, prompt, token budget."""
 
     def __init__(self, engine: "Engine", config: TranslateConfig, context: int):
-        self.engine = engine
         self.config = config
+        self.asker = Asker(engine, greedy=config.generation.temperature == 0)
+        self._greedy_params: dict[int, SamplingParams] = {}
         self.prompter = Prompter(
             engine.tokenizer,
             config.template,
@@ -58,133 +45,148 @@ class Translator:
             config.max_segment_tokens,
         )
 
-    def translate(
-        self, records: Records, journal: Journal, progress: Progress, failures_left: int | None
+    def work(
+        self, records: Records, answers: Answers, progress: Progress, failures_left: int | None
     ) -> list[RowResult]:
         """One result a row. JobError as soon as more rows fail than `failures_left`."""
-        work = _ShardWork(self, records, journal, failures_left)
-        requests = work.requests()
+        shard = _Shard(self, records, answers, failures_left)
+        requests = shard.first_requests()
         while True:
-            work.begin_block()
-            first = next(requests, None)
-            if first is None:
-                return [work.row(index) for index in range(len(records))]
-            rest = requests if self._results_stand_alone else islice(requests, self._block - 1)
-            self._run(chain((first,), rest), work, journal, progress)
+            for question, answer in self.asker.ask(requests, answers):
+                shard.take(question, answer)
+                progress.update(shard.rows_done, self.asker.engine.stats)
+            if not shard.begin_round():
+                return [shard.row(index) for index in range(len(records))]
+            requests = shard.finer_requests()
 
-    def _run(
-        self,
-        requests: Iterator[Request],
-        work: "_ShardWork",
-        journal: Journal,
-        progress: Progress,
-    ) -> None:
-        """One block through the engine, to its last output."""
-        prompts, params = tee(requests)
-        outputs = self.engine.generate(
-            (ids for ids, _ in prompts), (param for _, param in params), ordered=False
-        )
-        try:
-            for output in outputs:
-                work.take(output)
-                if self._results_stand_alone:
-                    journal.commit()
-                progress.update(work.rows_done, self.engine.stats)
-        finally:
-            outputs.close()
-        journal.commit()
-
-    @property
-    def _block(self) -> int:
-        return BLOCK_BATCHES * self.engine.stats.max_batch_size
-
-    @property
-    def _results_stand_alone(self) -> bool:
-        """A result does not depend on the others of its block, so it can be kept at once."""
-        return self.engine.batch_invariant and self.config.generation.temperature == 0
-
-    def pieces(self, text: str) -> tuple[list[Piece], list[int] | None]:
-        """The text's pieces, and the prompt when a single one is to be translated."""
-        pieces = trim(text)
+    def document(self, text: str) -> tuple[Document, list[int] | None]:
+        """The text's way, and its prompt when it needs a single one."""
+        masked = mask(text)
+        pieces = trim(masked.text)
         core = next((piece.text for piece in pieces if piece.translate), None)
         if core is None:
-            return pieces, None
-        ids = self.prompter.ids(core)
-        if len(ids) - self.budget.overhead <= self.budget.segment:
-            return pieces, ids
-        return cut(text, self.budget.segment, self.prompter.count), None
+            return Document(masked, pieces), None
+        ids = self.prompter.ids(with_marks(core))
+        if len(ids) - self.budget.overhead > self.budget.segment:
+            ids, pieces = None, cut(masked.text, self.budget.segment, self._count)
+        return Document(masked, pieces), ids
 
-    def request(self, text: str, ids: list[int]) -> Request:
+    def _count(self, texts: list[str]) -> list[int]:
+        return self.prompter.count([with_marks(text) for text in texts])
+
+    def request(self, question: str, ids: list[int] | None) -> Request:
         """A piece's request; its seed comes from its text, not from its place among others."""
+        if ids is None:
+            ids = self.prompter.ids(question)
+        return Request(question, ids, self._params(self.budget.new_tokens(len(ids)), question))
+
+    def _params(self, new_tokens: int, question: str) -> SamplingParams:
         options = self.config.generation
-        seed = None
         if options.temperature > 0:
-            digest = hashlib.sha256(f"{options.seed}\n{text}".encode("utf-8", "surrogatepass"))
-            seed = int.from_bytes(digest.digest()[:7])
-        return ids, options.params(self.budget.new_tokens(len(ids)), seed)
+            digest = hashlib.sha256(f"{options.seed}\n{question}".encode("utf-8", "surrogatepass"))
+            return options.params(new_tokens, int.from_bytes(digest.digest()[:7]))
+        if new_tokens not in self._greedy_params:
+            self._greedy_params[new_tokens] = options.params(new_tokens, None)
+        return self._greedy_params[new_tokens]
 
 
-class _ShardWork:
-    """The state of one shard: which rows wait for which pieces."""
+class _Shard:
+    """The state of one shard: which rows wait for which texts, and which texts for which answers.
+
+    Questions come in rounds. In the first, every different text is asked about; in each further one
+    the finer pieces of texts that an answer had spoilt. Their order is the rows', whatever order
+    answers come in, so that a resumed round is the same.
+    """
 
     def __init__(
         self,
         translator: Translator,
         records: Records,
-        journal: Journal,
+        answers: Answers,
         failures_left: int | None,
     ):
         self._translator = translator
-        self._config = translator.config
-        self._columns = {name: records.column(name) for name in self._config.columns}
+        self._config = config = translator.config
+        self._columns = {name: records.column(name) for name in config.read_columns}
         self._rows = len(records)
-        self._journal = journal
+        self._kept = answers
         self._failures_left = failures_left
         self._failed_rows: set[int] = set()
-        self._pieces: dict[str, list[Piece]] = {}
-        self._results: dict[str, PieceResult] = {}
-        self._asked: list[str] = []  # the piece of each of the block's requests, by its index
-        self._waiting: dict[str, list[int]] = {}  # piece in work -> rows that need it
-        self._missing: dict[int, int] = {}  # row in work -> what it still needs
+        self._documents: dict[str, Document] = {}
+        self._rows_of: dict[Document, list[int]] = {}  # unfinished text -> rows that need it
+        self._missing: dict[int, int] = {}  # row in work -> texts that it still needs
+        self._answers: dict[str, Answer] = {}
+        self._waiting: dict[str, list[Document]] = {}  # question in work -> texts that need it
+        self._unanswered: dict[Document, int] = {}  # text in work -> answers that it still needs
         self.rows_done = 0
 
-    def begin_block(self) -> None:
-        """The engine counts its outputs from 0 again."""
-        self._asked = []
-
-    def requests(self) -> Iterator[Request]:
-        """A request for every different piece that has no result yet, in the rows' order."""
+    def first_requests(self) -> Iterator[Request]:
+        """A request for every different piece that has no answer yet, in the rows' order."""
         for row in range(self._rows):
-            # One more than its pieces, so that it is not done before all have been asked for.
+            # One more than its texts, so that it is not done before all have been asked for.
             self._missing[row] = 1
             for column, values in self._columns.items():
-                value = values[row]
-                if isinstance(value, str):
-                    yield from self._cell_requests(row, value)
-                elif value is not None:
-                    self._fail(row, column, _not_text(value))
+                try:
+                    texts = texts_of(values[row], column, self._config)
+                except NoChat as error:
+                    self._fail(row, column, str(error))
+                    continue
+                for text in texts:
+                    yield from self._text_requests(row, text)
             self._supply(row)
 
-    def _cell_requests(self, row: int, text: str) -> Iterator[Request]:
+    def _text_requests(self, row: int, text: str) -> Iterator[Request]:
+        document = self._documents.get(text)
         ids = None
-        if text not in self._pieces:
-            self._pieces[text], ids = self._translator.pieces(text)
-        for piece in {piece.text: None for piece in self._pieces[text] if piece.translate}:
-            if piece in self._results:
-                continue
-            if piece in self._waiting:
-                self._wait(row, piece)
-            elif kept := self._journal.get(piece):
-                self._results[piece] = kept
-            else:
-                self._waiting[piece] = []
-                self._wait(row, piece)
-                self._asked.append(piece)
-                yield self._translator.request(piece, ids or self._translator.prompter.ids(piece))
+        if is_new := document is None:
+            document, ids = self._translator.document(text)
+            self._documents[text] = document
+            if document.questions:
+                self._rows_of[document] = []
+        if document in self._rows_of:
+            self._rows_of[document].append(row)
+            self._missing[row] += 1
+        if document.error is not None:
+            self._fail(row, "", document.error)
+        if is_new:
+            yield from self._document_requests(document, ids)
 
-    def _wait(self, row: int, piece: str) -> None:
-        self._waiting[piece].append(row)
-        self._missing[row] += 1
+    def _document_requests(self, document: Document, ids: list[int] | None) -> Iterator[Request]:
+        questions = document.questions
+        if not questions:
+            return
+        self._unanswered[document] = len(questions)
+        for question in questions:
+            if question in self._answers:
+                self._answered(document)
+            elif question in self._waiting:
+                self._waiting[question].append(document)
+            elif kept := self._kept.get(question):
+                self._answers[question] = kept
+                self._answered(document)
+            else:
+                self._waiting[question] = [document]
+                yield self._translator.request(question, ids)
+
+    def take(self, question: str, answer: Answer) -> None:
+        """Note one of the engine's answers."""
+        self._answers[question] = answer
+        for document in self._waiting.pop(question):
+            self._answered(document)
+
+    def _answered(self, document: Document) -> None:
+        """One question of the text has its answer; with the last, the text may be finished."""
+        self._unanswered[document] -= 1
+        if self._unanswered[document]:
+            return
+        del self._unanswered[document]
+        document.settle(self._answers.__getitem__)
+        if document.error is not None:
+            for row in self._rows_of[document]:
+                self._fail(row, "", document.error)
+        if not document.questions:
+            for row in self._rows_of.pop(document):
+                self._supply(row)
 
     def _supply(self, row: int) -> None:
         """One thing that the row needed is there."""
@@ -193,22 +195,14 @@ class _ShardWork:
             del self._missing[row]
             self.rows_done += 1
 
-    def take(self, output: Any) -> None:
-        """Note one of the engine's outputs."""
-        piece = self._asked[output.index]
-        result = PieceResult(
-            text=output.text.strip(),
-            prompt_tokens=output.prompt_tokens,
-            output_tokens=len(output.token_ids),
-            finish_reason=output.finish_reason,
-            error=output.error,
-        )
-        self._results[piece] = result
-        self._journal.put(piece, result)
-        for row in self._waiting.pop(piece):
-            if result.error is not None:
-                self._fail(row, "", result.error)
-            self._supply(row)
+    def begin_round(self) -> bool:
+        """Whether texts are left that have finer questions."""
+        return bool(self._rows_of)
+
+    def finer_requests(self) -> Iterator[Request]:
+        """What is still to be asked about texts that an answer had spoilt, in the rows' order."""
+        for document in list(self._rows_of):
+            yield from self._document_requests(document, None)
 
     def _fail(self, row: int, column: str, reason: str) -> None:
         self._failed_rows.add(row)
@@ -220,44 +214,84 @@ class _ShardWork:
             )
 
     def row(self, index: int) -> RowResult:
-        """The finished row; all of the shard's results must be in."""
-        result = RowResult()
-        flags: set[str] = set()
+        """The finished row; all of the shard's answers must be in."""
+        row = _Row(self._config)
         for column, values in self._columns.items():
-            value = values[index]
-            name = self._config.output_column(column)
-            if isinstance(value, str):
-                result.values[name] = self._join(value, column, result, flags)
-            else:
-                result.values[name] = None
-                if value is None:
-                    flags.add("empty")
-                else:
-                    result.failures.append((column, _not_text(value)))
-        result.flags = [flag for flag in FLAGS if flag in flags]
+            row.add(column, values[index], self._documents)
+        return row.result()
+
+
+class _Row:
+    """One row's result, put together cell by cell."""
+
+    def __init__(self, config: TranslateConfig):
+        self._config = config
+        self._result = RowResult()
+        self._flags: set[str] = set()
+        self._is_blank = True
+
+    def add(self, column: str, value: Any, documents: dict[str, Document]) -> None:
+        """The translated cell, None when it failed; with its tokens, failures and flags."""
+        result, name = self._result, self._config.output_column(column)
+        result.values[name] = None
+        if value is None:
+            return
+        try:
+            texts = texts_of(value, column, self._config)
+        except NoChat as error:
+            result.failures.append((column, str(error)))
+            return
+        translations = []
+        for text in texts:
+            document = documents[text]
+            result.prompt_tokens += document.prompt_tokens
+            result.output_tokens += document.output_tokens
+            if document.error is not None:
+                result.failures.append((column, document.error))
+                return
+            translations.append(self._finished(document))
+        if column == self._config.messages_column:
+            copied = self._config.copied_roles
+            result.values[name] = with_chat_texts(value, copied, translations)
+        else:
+            [result.values[name]] = translations
+
+    def _finished(self, document: Document) -> str:
+        """The text's translation; notes what the checks find."""
+        config = self._config
+        done = document.translation()
+        if done.source and not done.source.isspace():
+            self._is_blank = False
+            found = flags_of(
+                done.source,
+                done.with_holes,
+                config.source,
+                config.target,
+                truncated=done.truncated,
+                placeholder_lost=done.placeholder_lost,
+                structure_lost=done.structure_lost,
+                options=config.checks,
+            )
+            self._flags.update(found)
+        return whole_characters(done.text)
+
+    def result(self) -> RowResult:
+        result = self._result
+        # One blank cell among others is no fault: many datasets have an input for some rows only.
+        if self._is_blank and not result.failures:
+            self._flags.add("empty")
+        result.flags = [flag for flag in FLAGS if flag in self._flags]
+        if self._config.drop_flagged and (result.flags or result.failures):
+            result.folder = None
         return result
 
-    def _join(self, text: str, column: str, row: RowResult, flags: set[str]) -> str | None:
-        """The cell's translation, None when a piece failed; adds tokens, failures and flags."""
-        parts = []
-        truncated = False
-        for piece in self._pieces[text]:
-            if not piece.translate:
-                parts.append(piece.text)
-                continue
-            result = self._results[piece.text]
-            if result.error is not None:
-                row.failures.append((column, result.error))
-                return None
-            parts.append(result.text)
-            truncated |= result.finish_reason == "length"
-            row.prompt_tokens += result.prompt_tokens
-            row.output_tokens += result.output_tokens
-        translation = whole_characters("".join(parts))
-        config = self._config
-        flags.update(flags_of(text, translation, config.source, config.target, truncated))
-        return translation
 
-
-def _not_text(value: Any) -> str:
-    return f"not text but {type(value).__name__}"
+def texts_of(value: Any, column: str, config: TranslateConfig) -> list[str]:
+    """What is to be translated in a cell. Raises NoChat."""
+    if value is None:
+        return []
+    if column == config.messages_column:
+        return chat_texts(value, config.copied_roles)
+    if isinstance(value, str):
+        return [value]
+    raise NoChat(f"not text but {type(value).__name__}")

@@ -5,7 +5,8 @@ import json
 import pytest
 from fake_engine import FakeEngine
 
-from hala_engine.translate import TranslateConfig, job, translate_job
+from hala_engine.jobs import job
+from hala_engine.translate import TranslateConfig, translate_job
 
 
 @pytest.fixture

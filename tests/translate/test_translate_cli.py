@@ -11,7 +11,7 @@ import pytest
 from fake_engine import FakeStats
 from translate_jobs import read_rows, run_command, start_command
 
-from hala_engine.translate import progress
+from hala_engine.jobs import progress
 
 COMMAND = [sys.executable, "-m", "hala_engine.cli"]
 

@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from translate_jobs import (
 )
 
 from hala_engine.errors import JobError
-from hala_engine.translate import storage
+from hala_engine.jobs import storage
 
 ROWS, SHARD_ROWS = 2000, 250
 
@@ -33,8 +34,8 @@ def big_job(write_rows):
     return write_rows(rows)
 
 
-def arguments(path, output):
-    return [path, "--output", output, "--shard-rows", SHARD_ROWS]
+def arguments(path, output, shard_rows=SHARD_ROWS):
+    return [path, "--output", output, "--shard-rows", shard_rows]
 
 
 def shards_in(output):
@@ -57,6 +58,59 @@ def test_kill_at_three_random_moments(tmp_path, write_rows, invariant):
         assert not (out / "manifest.json").exists()
     assert run_command(*arguments(path, out), **engine).returncode == 3
     assert result_bytes(out) == result_bytes(tmp_path / "unbroken")
+
+
+KILLS = 54
+POINTS = {"output": 150, "commit": 90, "before rename": 4, "after rename": 4, "anywhere": 0}
+"""Where a process kills itself, and by the how many-th time at most; or it is killed from here."""
+
+
+def kill_once(out, path, point, number, moment, **engine):
+    """Start the job and kill it there; False when it had ended before."""
+    crash = {} if point == "anywhere" else {"point": point, "number": number}
+    delay = 0.001 if point == "anywhere" else 0
+    process = start_command(*arguments(path, out, 100), crash=crash, delay=delay, **engine)
+    if point == "anywhere":
+        plan = out / ".progress/plan.json"
+        wait_for(plan.exists, process)
+        time.sleep(moment)
+        process.kill()
+    process.communicate(timeout=200)
+    assert process.returncode in (-signal.SIGKILL, 3)
+    return process.returncode != 3
+
+
+def kill_at_the_manifest(out, path, point, **engine):
+    process = start_command(
+        *arguments(path, out, 100), crash={"point": point, "of": "manifest.json"}, **engine
+    )
+    process.communicate(timeout=200)
+    return process.returncode == -signal.SIGKILL
+
+
+def test_more_than_fifty_kills_of_one_job(tmp_path, write_rows):
+    """With an engine whose answers depend on their neighbours and are often spoilt."""
+    lines = [
+        {"text": f"Row {i} calls `f({i})`\nfrom {{place}} with ${i % 40}$ words", "n": i}
+        for i in range(ROWS)
+    ]
+    lines[700]["text"] = 5
+    path = write_rows(lines)
+    engine = {"invariant": False, "careless": True, "block_batches": 4}
+    assert run_command(*arguments(path, tmp_path / "unbroken", 100), **engine).returncode == 3
+    out, chance = tmp_path / "out", random.Random(6)
+    kinds = Counter()
+    for kill in range(KILLS):
+        point = list(POINTS)[kill % len(POINTS)]
+        number = chance.randint(1, max(1, POINTS[point]))
+        kinds[point] += kill_once(out, path, point, number, chance.uniform(0, 0.15), **engine)
+    assert not (out / "manifest.json").exists()
+    # The last file of a job, too, is cut off before and after its rename.
+    for point in ("before rename", "after rename"):
+        kinds[point] += kill_at_the_manifest(out, path, point, **engine)
+    assert run_command(*arguments(path, out, 100), **engine).returncode == 3
+    assert result_bytes(out) == result_bytes(tmp_path / "unbroken")
+    assert kinds.total() >= 50
 
 
 class PowerCut(BaseException):
@@ -83,22 +137,19 @@ def test_what_an_interrupted_shard_had_done(
     tmp_path, translate, engine, write_rows, invariant, monkeypatch
 ):
     """With a batch-invariant engine every result is kept, otherwise every block of 8."""
-    monkeypatch.setattr("hala_engine.translate.shard.BLOCK_BATCHES", 1)
+    monkeypatch.setattr("hala_engine.jobs.blocks.BLOCK_BATCHES", 1)
     path = write_rows([{"text": f"Row number {i}"} for i in range(40)])
     engine.invariant = invariant
     translate(path, output=tmp_path / "unbroken")
     cut_power_after(engine, 25)
     with pytest.raises(PowerCut):
         translate(path)
-    journal = tmp_path / "out/.progress/part-00000.journal"
-    with journal.open("a") as file:
-        file.write('[{"key": "a line that was cut off')
     del engine.generate
     engine.seen.clear()
     translate(path)
     assert len(engine.seen) == (15 if invariant else 16)
     assert result_bytes(tmp_path / "out") == result_bytes(tmp_path / "unbroken")
-    assert not journal.exists()
+    assert not list((tmp_path / "out/.progress").glob("answers*"))
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before rename", "after rename"])
@@ -168,7 +219,7 @@ def test_a_file_that_cannot_grow_ends_the_command_with_one_line(tmp_path, write_
     assert done.returncode == 1
     errors = [line for line in done.stderr.splitlines() if line.startswith("hala-engine:")]
     assert len(errors) == 1
-    assert "File too large" in errors[0]
+    assert "finished shards are kept" in errors[0]
     assert "Traceback" not in done.stderr
     assert run_command(*arguments(path, tmp_path / "out")).returncode == 3
     run_command(*arguments(path, tmp_path / "unbroken"))

@@ -10,8 +10,8 @@ from fake_engine import fake_translation
 from translate_jobs import read_rows, result_bytes
 
 from hala_engine.errors import InputError, JobError
+from hala_engine.jobs.storage import atomic_file
 from hala_engine.translate import GenerationOptions, TranslateConfig
-from hala_engine.translate.storage import atomic_file
 
 
 def rows_of(count):
@@ -160,7 +160,7 @@ def test_a_finished_job_is_left_alone_and_the_model_not_loaded(
     path = write_rows(rows_of(5))
     translate(path)
     before = result_bytes(tmp_path / "out")
-    monkeypatch.setattr("hala_engine.translate.job.load_engine", None)
+    monkeypatch.setattr("hala_engine.jobs.job.load_engine", None)
     result = translate(path)
     assert result.already_complete
     assert result.job.rows == 5
@@ -268,10 +268,10 @@ def test_a_directory_of_somebody_else_is_refused(tmp_path, translate, write_rows
     path = write_rows(rows_of(3))
     (tmp_path / "out").mkdir()
     (tmp_path / "out/thesis.txt").write_text("mine")
-    with pytest.raises(InputError, match="not empty and holds no translation job"):
+    with pytest.raises(InputError, match="not empty and holds no job of hala-engine"):
         translate(path)
     (tmp_path / "out/README.md").write_text("mine")
-    with pytest.raises(InputError, match=r"README.md is not from a translation job"):
+    with pytest.raises(InputError, match=r"README.md is not from a job of hala-engine"):
         translate(path, overwrite=True)
     (tmp_path / "out/README.md").unlink()
     translate(path, overwrite=True)

@@ -10,8 +10,12 @@ from pathlib import Path
 FAKE_COMMAND = [sys.executable, str(Path(__file__).parent / "fake_engine.py"), "translate"]
 
 
-def command_env(**fake_options):
-    return os.environ | {"FAKE_ENGINE": json.dumps(fake_options), "OMP_NUM_THREADS": "1"}
+def command_env(crash=None, **fake_options):
+    fake = {
+        "FAKE_ENGINE": json.dumps(fake_options),
+        "FAKE_CRASH": json.dumps(crash) if crash else "",
+    }
+    return os.environ | fake | {"OMP_NUM_THREADS": "1"}
 
 
 def start_command(*arguments, stderr=subprocess.PIPE, **fake_options):

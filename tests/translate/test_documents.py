@@ -1,0 +1,128 @@
+"""A text through a model that keeps marks and lines, and through ones that spoil them."""
+
+import re
+
+import pytest
+from fake_engine import fake_translation
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hala_engine.jobs.answers import Answer
+from hala_engine.translate.documents import Document
+from hala_engine.translate.masking import mask
+from hala_engine.translate.segment import trim
+
+MARK = re.compile(r"<x\d+/>")
+
+
+def run(text, model):
+    """(the finished translation, the questions of each round)."""
+    masked = mask(text)
+    document = Document(masked, trim(masked.text))
+    rounds = []
+    while questions := document.questions:
+        rounds.append(questions)
+        assert len(rounds) < 4
+        document.settle(lambda question: Answer(model(question), 1, 1, "stop"))
+    return document.translation(), rounds
+
+
+def forgetful(question):
+    return fake_translation(MARK.sub("", question))
+
+
+def flattening(question):
+    return fake_translation(" ".join(question.split()))
+
+
+def silent(question):
+    return ""
+
+
+def chatty(question):
+    return "سطر\n" + fake_translation(question) + " <x9/>"
+
+
+MODELS = {
+    "good": fake_translation,
+    "forgetful": forgetful,
+    "flattening": flattening,
+    "silent": silent,
+    "chatty": chatty,
+}
+TEXT = """# How to call `f(x)`
+
+1. Open https://a.example/b?c=1 first.
+2. Then write to {name} about $x^2$ now.
+
+| name | use |
+|------|-----|
+| `a`  | the first |
+
+```python
+f(1)
+```
+Good luck!"""
+
+
+def test_a_good_model_is_asked_once_about_the_whole():
+    done, rounds = run(TEXT, fake_translation)
+    assert [len(questions) for questions in rounds] == [1]
+    assert done.text.count("```python\nf(1)\n```") == 1
+    assert not (done.truncated or done.placeholder_lost or done.structure_lost)
+
+
+@pytest.mark.parametrize("model", ["forgetful", "flattening"])
+def test_masks_and_lines_survive_a_weak_model(model):
+    done, rounds = run(TEXT, MODELS[model])
+    assert len(rounds) in (2, 3)
+    assert not (done.placeholder_lost or done.structure_lost)
+    good = run(TEXT, fake_translation)[0].text
+    assert [line.split() for line in done.text.splitlines()] == [
+        line.split() for line in good.splitlines()
+    ]
+
+
+PARTS = [*"ab1 \n`${}<>|#-*\\", "word ", "`x`", "{n}", "$y$", "<b>", "\n\n", "- ", "| ", "<x1/>"]
+
+
+@pytest.mark.parametrize("model", MODELS)
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.sampled_from(PARTS), max_size=30).map("".join))
+def test_every_masked_span_is_in_the_translation_whatever_the_model_does(model, text):
+    done, _ = run(text, MODELS[model])
+    assert not done.placeholder_lost
+    rest = done.text
+    for span in mask(text).spans:
+        _, found, rest = rest.partition(span)
+        assert found
+
+
+def test_a_model_may_move_the_marks():
+    done, rounds = run("Use `a` before `b` here", lambda q: "<x2/> ثم <x1/>")
+    assert done.text == "`b` ثم `a`"
+    assert len(rounds) == 1
+
+
+def test_an_error_ends_the_text():
+    masked = mask("one text")
+    document = Document(masked, trim(masked.text))
+    document.settle(lambda question: Answer("", 5, 0, "error", "too long"))
+    assert document.questions == []
+    assert document.error == "too long"
+
+
+def test_a_cut_answer_is_truncated_and_tries_are_counted():
+    masked = mask("one `a` text")
+    document = Document(masked, trim(masked.text))
+    document.settle(lambda question: Answer("lost the mark", 5, 3, "stop"))
+    document.settle(lambda question: Answer("نص", 2, 1, "length"))
+    assert document.translation().truncated
+    assert document.translation().text == "نص `a` نص"
+    assert (document.prompt_tokens, document.output_tokens) == (9, 5)
+
+
+def test_text_without_words_is_copied():
+    for text in ("", " \n ", "12:30", "```\ncode\n```", "https://a.example/b", "{name} — `x`"):
+        done, rounds = run(text, silent)
+        assert (done.text, rounds) == (text, [])
