@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from hala_engine.cli import bench, generate, inspect_model, quantize, translate
+from hala_engine.cli import bench, generate, inspect_model, judge, quantize, translate
 from hala_engine.cli.exits import run
 
 app = typer.Typer(
@@ -37,6 +37,7 @@ def _global_options(
 
 app.command("translate", epilog=translate.EXAMPLE)(translate.translate)
 app.command("generate", epilog=generate.EXAMPLE)(generate.generate)
+app.command("judge", epilog=judge.EXAMPLE)(judge.judge)
 app.command("quantize", epilog=quantize.EXAMPLE)(quantize.quantize)
 app.command("inspect", epilog=inspect_model.EXAMPLE)(inspect_model.inspect)
 app.command("bench", epilog=bench.EXAMPLE)(bench.bench)
