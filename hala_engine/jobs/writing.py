@@ -9,12 +9,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hala_engine.errors import JobError
 from hala_engine.jobs.config import JobConfig
 from hala_engine.jobs.plan import Plan
 from hala_engine.jobs.results import ROW_INFO, RowResult, output_schema
 from hala_engine.jobs.storage import atomic_file
 from hala_engine.rows.records import Records, json_value, to_column
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, default=json_value)
 
 
 class ShardWriter:
@@ -76,10 +78,7 @@ class ShardWriter:
 
 def json_line(value: dict[str, Any]) -> bytes:
     """One line of JSON; as plain text unless it holds halves of surrogate pairs."""
-    try:
-        text = json.dumps(value, ensure_ascii=False, default=json_value)
-    except TypeError as error:
-        raise JobError(f"a row cannot be written as JSON: {error}") from None
+    text = _ENCODER.encode(value)
     try:
         return text.encode() + b"\n"
     except UnicodeEncodeError:

@@ -100,8 +100,9 @@ class Document:
 
 
 def _open_questions(parts: list[_Part]) -> list[str]:
-    open_parts = (part for part in parts if part.question is not None and part.result is None)
-    return list(dict.fromkeys(part.question for part in open_parts))
+    found = {part.question: None for part in parts if part.result is None}
+    found.pop(None, None)
+    return list(found)
 
 
 def _part(piece: Piece, level: int) -> _Part:

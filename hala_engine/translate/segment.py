@@ -45,6 +45,8 @@ def trim(text: str) -> list[Piece]:
     core = text.strip()
     if not has_letter(core):
         return [Piece(text, False)] if text else []
+    if len(core) == len(text):
+        return [Piece(text, True)]
     start = text.index(core)
     parts = (
         Piece(text[:start], False),
