@@ -15,7 +15,6 @@ from hala_engine.jobs.results import ROW_INFO, RowResult, output_schema
 from hala_engine.jobs.storage import atomic_file
 from hala_engine.rows.records import Records, json_value, to_column
 
-
 _ENCODER = json.JSONEncoder(ensure_ascii=False, default=json_value)
 
 
