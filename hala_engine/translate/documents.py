@@ -3,8 +3,8 @@
 A piece is first as large as the context allows, because a model translates better what it sees as
 a whole. If its answer lost a mark of masked text, or the structure (lines, list items, table
 cells), the piece is cut finer and asked for again: line by line with each line's markup copied,
-then between the masked spans. So masks and structure survive a weak model; a strong one is asked
-once.
+then between the masked spans and the signs within a line. So masks and structure survive a weak
+model; a strong one is asked once.
 """
 
 from collections.abc import Callable
@@ -12,12 +12,19 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from hala_engine.jobs.answers import Answer
-from hala_engine.translate.line_pieces import hole_parts, line_pieces
-from hala_engine.translate.masking import HOLE, Masked, read_marks, unmask, with_marks
+from hala_engine.translate.line_pieces import inner_parts, line_pieces
+from hala_engine.translate.masking import (
+    HOLE,
+    Masked,
+    read_marks,
+    unmask,
+    with_marks,
+    without_marks,
+)
 from hala_engine.translate.segment import Piece
-from hala_engine.translate.structure import same_structure
+from hala_engine.translate.structure import same_structure, with_line_ends_of
 
-_FINER = (line_pieces, hole_parts)
+_FINER = (line_pieces, inner_parts)
 
 
 class Translation(NamedTuple):
@@ -34,7 +41,7 @@ class Translation(NamedTuple):
 @dataclass(slots=True)
 class _Part:
     """A piece of the text. `question` None: it is copied. `order`: for each hole of `result`, which
-    of the holes of `text` it is."""
+    of the holes of `text` it is. `spoilt`: its structure is another and it can be cut no finer."""
 
     text: str
     question: str | None
@@ -42,7 +49,7 @@ class _Part:
     result: str | None = None
     order: list[int] | None = None
     truncated: bool = False
-    structure_lost: bool = False
+    spoilt: bool = False
 
 
 class Document:
@@ -76,26 +83,30 @@ class Document:
 
     def translation(self) -> Translation:
         """Of a finished text."""
-        truncated = structure_lost = False
-        texts, order, holes = [], [], 0
+        truncated = is_spoilt = is_blank = False
+        texts, order, holes, asked = [], [], 0, 0
         for part in self._parts:
             truncated |= part.truncated
-            structure_lost |= part.structure_lost
+            is_spoilt |= part.spoilt
+            is_blank |= part.result == ""
+            asked += part.result is not None
             texts.append(part.text if part.result is None else part.result)
             if self._masked.spans:
                 count = part.text.count(HOLE)
                 local = range(count) if part.order is None else part.order
                 order += [holes + index for index in local]
                 holes += count
+        source, spans = self._masked
         with_holes = "".join(texts)
-        spans = self._masked.spans
+        # Each of several pieces may be right by itself and yet not fit the others.
+        is_sure = asked <= 1 and not is_spoilt
         return Translation(
             text=unmask(with_holes, [spans[index] for index in order]),
-            source=self._masked.text,
+            source=source,
             with_holes=with_holes,
             truncated=truncated,
             placeholder_lost=sorted(order) != list(range(len(spans))),
-            structure_lost=structure_lost,
+            structure_lost=is_blank or not (is_sure or same_structure(source, with_holes)),
         )
 
 
@@ -112,16 +123,14 @@ def _part(piece: Piece, level: int) -> _Part:
 def _settled(part: _Part, answer: Answer) -> list[_Part]:
     """The part with its result, or finer parts in its place."""
     read = read_marks(answer.text, part.text.count(HOLE))
-    if read is not None and same_structure(part.text, read[0]):
-        part.result, order = read
-        part.order = order
-        part.truncated = answer.finish_reason == "length"
-        return [part]
-    for level in range(part.level, len(_FINER)):
-        pieces = _FINER[level](part.text)
-        if [piece.text for piece in pieces if piece.translate] != [part.text]:
-            return [_part(piece, level + 1) for piece in pieces]
-    part.result, part.order = read or (answer.text.replace(HOLE, ""), [])
+    is_same = read is not None and same_structure(part.text, read[0])
+    if not is_same:
+        for level in range(part.level, len(_FINER)):
+            pieces = _FINER[level](part.text)
+            if [piece.text for piece in pieces if piece.translate] != [part.text]:
+                return [_part(piece, level + 1) for piece in pieces]
+    text, part.order = read or (without_marks(answer.text).strip(), [])
+    part.result = with_line_ends_of(part.text, text)
     part.truncated = answer.finish_reason == "length"
-    part.structure_lost = True
+    part.spoilt = not is_same
     return [part]

@@ -1,4 +1,4 @@
-"""Cutting a text so finely that its markup cannot be lost: line by line, and between holes.
+"""Cutting a text so finely that its markup cannot be lost: line by line, and within a line.
 
 Both functions return pieces whose texts, joined, are the input, character for character. What
 a line is marked up with (indentation, quote signs, list markers, task boxes, heading signs,
@@ -11,12 +11,15 @@ from collections.abc import Iterable, Iterator
 
 from hala_engine.translate.masking import HOLE
 from hala_engine.translate.segment import Piece, has_letter
+from hala_engine.translate.structure import ROLE
 
-# Left-to-right, right-to-left and Arabic letter marks, zero-width space, byte order mark.
-_MARKS = "\u200e\u200f\u061c\u200b\ufeff"
+# Left-to-right, right-to-left and Arabic letter marks, embeddings, overrides and isolates of a
+# direction, zero-width space, byte order mark.
+_MARKS = "\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200b\ufeff"
 _SPACES = "".join(filter(str.isspace, map(chr, range(0x3001)))) + _MARKS
 
-_LINE = re.compile(r"([^\n\r\u2028\u2029]*+)(\r\n|[\n\r\u2028\u2029]|\Z)")
+_ENDS = r"\n\r\x0b\x0c\x85\u2028\u2029"
+_LINE = re.compile(rf"([^{_ENDS}]*+)(\r\n|[{_ENDS}]|\Z)")
 
 _PREFIX = re.compile(
     rf"""(?:
@@ -42,10 +45,14 @@ _PIPE = re.compile(r"(?<!\\)(\|)")
 # Opening and closing signs round a whole line, those that begin with another one first.
 _WRAPPERS = (
     *((sign, sign) for sign in ("***", "**", "*", "__", "_", "~~", '"')),
-    *("“”", "«»", "‘’", "„“", "\u2066\u2069", "\u2067\u2069", "\u2068\u2069"),
-    *("\u202a\u202c", "\u202b\u202c", "\u202d\u202c", "\u202e\u202c"),
+    *("“”", "«»", "‘’", "„“"),
 )
 _OPENING = {opening[0] for opening, _ in _WRAPPERS}
+
+# Within a line: holes, bold type, columns, and the brackets of links, whose target is a hole.
+_BORDER = re.compile(
+    rf"({HOLE}|\*\*|\t|(?<!\\)\||(?<![!\[])[!\[]*+(?<=\[)(?=[^\[\]{HOLE}]*+\]{HOLE}))"
+)
 
 _PUNCTUATION = string.punctuation + "،؛؟٪۔…–—“”„«»‘’·•。，、；：？！（）【】『』「」"
 
@@ -61,9 +68,20 @@ def line_pieces(text: str) -> list[Piece]:
     )
 
 
-def hole_parts(text: str) -> list[Piece]:
-    """The parts between holes to translate; holes and the punctuation that touches them copied."""
-    return _merged(_between_holes(text.split(HOLE)))
+def inner_parts(text: str) -> list[Piece]:
+    """The line's parts between holes and signs; these, punctuation that touches them, and what
+    makes the line's beginning a role tag are copied."""
+    tag = ROLE.match(text)
+    if tag is None:
+        return _merged(_between_borders(text))
+    start, end = tag.span("role")
+    pieces = (
+        Piece(text[:start], False),
+        # A letter alone says nothing that could be translated.
+        Piece(text[start:end], end - start > 1),
+        Piece(text[end : tag.end()], False),
+    )
+    return _merged((*pieces, *_between_borders(text[tag.end() :])))
 
 
 def _table_rows(lines: list[str]) -> list[bool]:
@@ -127,19 +145,21 @@ def _wrapper_widths(core: str) -> tuple[int, int]:
     return 0, 0
 
 
-def _between_holes(parts: list[str]) -> Iterator[Piece]:
+def _between_borders(text: str) -> Iterator[Piece]:
+    parts = _BORDER.split(text)
     last = len(parts) - 1
     for index, part in enumerate(parts):
+        if index % 2:
+            yield Piece(part, False)
+            continue
         words = part.lstrip(_PUNCTUATION) if index else part
-        words = words.lstrip(_SPACES)
+        words = words[_PREFIX.match(words).end() :]
         start = len(part) - len(words)
         words = words.rstrip(_PUNCTUATION) if index < last else words
         words = words.rstrip(_SPACES)
         yield Piece(part[:start], False)
         yield Piece(words, has_letter(words))
         yield Piece(part[start + len(words) :], False)
-        if index < last:
-            yield Piece(HOLE, False)
 
 
 def _merged(pieces: Iterable[Piece]) -> list[Piece]:

@@ -1,7 +1,7 @@
 """Cutting text that is too long for one prompt, so that joining the pieces restores it exactly.
 
 `cut` returns pieces whose texts, joined, are the input, character for character. A piece is
-either to be translated or to be copied: white space around a piece and text without a letter
+either to be translated or to be copied: white space and lines without a letter around a piece
 are never shown to the model, so they cannot be changed by it.
 
 Text is cut no finer than needed: at blank lines, else at line ends, else after sentences, else
@@ -41,10 +41,12 @@ def has_letter(text: str) -> bool:
 
 
 def trim(text: str) -> list[Piece]:
-    """One piece for the text, with its outer white space in pieces of its own."""
+    """One piece for the text; outer white space and lines without a letter in others."""
     core = text.strip()
     if not has_letter(core):
         return [Piece(text, False)] if text else []
+    if "\n" in core:
+        core = _without_outer_lines(core)
     if len(core) == len(text):
         return [Piece(text, True)]
     start = text.index(core)
@@ -54,6 +56,14 @@ def trim(text: str) -> list[Piece]:
         Piece(text[start + len(core) :], False),
     )
     return [part for part in parts if part.text]
+
+
+def _without_outer_lines(core: str) -> str:
+    """Without first and last lines that are code, rules, quote signs and the like."""
+    before = _LETTER.search(core).start()
+    after = len(core) - _LETTER.search(core[::-1]).start()
+    end = core.find("\n", after)
+    return core[core.rfind("\n", 0, before) + 1 : end if end >= 0 else None].strip()
 
 
 def cut(text: str, limit: int, count: CountTokens) -> list[Piece]:

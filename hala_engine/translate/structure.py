@@ -3,17 +3,20 @@
 Both texts hold the character U+E000 where code, URLs and other untranslated spans stand.
 
 Two views of a text are compared. Its lines: which are blank, which are nothing but holes (a
-block of code), options `A)`, task boxes and role tags such as `User:`. And its blocks as a
-CommonMark parser with tables sees them: nesting of lists, items and their numbers, levels of
-headings, quotes, rows and cells. Signs that differ by habit of writing are made equal before:
-`•` and `-`, `١.` and `1)`, direction marks, ends of lines.
+block of code), options `A)`, task boxes, table rows, notes and role tags such as `User:`. And its
+blocks as a CommonMark parser with tables sees them: nesting of lists, items and their numbers,
+levels of headings, quotes, rows and cells. Signs that differ by habit of writing are made equal
+before: `•` and `-`, `١.` and `1)`, direction marks, ends of lines. Of the signs within lines, bold
+type, pipes, links and columns parted by tabs count.
 """
 
 import re
+from itertools import chain, zip_longest
 
 from markdown_it import MarkdownIt
 
-_LINE_END = re.compile(r"\r\n?|[\u2028\u2029]")
+_ODD_LINE_END = re.compile(r"\r\n?|[\x0b\x0c\x85\u2028\u2029]")
+_LINE_END = re.compile(r"\r\n|[\n\r\x0b\x0c\x85\u2028\u2029]")
 _MARKS = re.compile("[\u200b\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069\ufeff]+")
 
 # Of a line that follows an end of line. A list marker: a bullet, or a number and what parts it
@@ -28,6 +31,9 @@ _KIND = re.compile(
     r"""[\s>]*+ (?:
         (?P<blank> \Z)
       | (?P<holes> \ue000 [\s\ue000]*+ \Z)
+      | (?P<row> \|)
+      | (?P<note> \[\^[^\]\s]{1,30}\]:)
+      | (?P<definition> [:：] (?=\s+\S))
       | (?P<option> \(? (?:[A-Za-z\u0621-\u064a] | [ivxIVX]{2,5}) [.)] (?=\s))
       | (?:[-*+] | \d{1,9}[.)]) \s++ (?: (?P<open> \[\ \]) | (?P<done> \[[xX]\]) ) (?=\s)
     )""",
@@ -44,13 +50,16 @@ _ROLES = (
     "الرد|السياق|النص|المقدمة|الفرضية|الخيارات|الحل|الشرح|مثال|خطوة|الخطوة"
 )
 _DECORATION = r"[\s>#*_\-\"]*+"
-_ROLE = re.compile(
-    rf"{_DECORATION}(?:{_ROLES})(?:\ ?\d{{1,3}})?[*_]{{0,4}}+\s?[:：]", re.IGNORECASE
+ROLE = re.compile(
+    rf"{_DECORATION}(?P<role>(?:{_ROLES})(?:\ ?\d{{1,3}})?)[*_]{{0,4}}+\s?[:：][*_]{{0,4}}+",
+    re.IGNORECASE,
 )
+"""A line that says who speaks or what follows, `**Question 1:**`."""
 _LABEL = re.compile(rf"{_DECORATION}[^\W\d_][^:：]{{0,30}}[:：]")
 
 # Words, perhaps in quotes, that are not the letter of an option.
 _PLAIN_START = re.compile(r"""["'“«(]?+[^\W\d_](?:[^\W\d_]|\ )""")
+_GAP = re.compile(r"(?<=\S)[^\S\n]++(?=\S)")
 
 # Blocks alone; the spans within a line are not looked at.
 _PARSER = (
@@ -70,29 +79,41 @@ def same_structure(source: str, translation: str) -> bool:
         return True
     source, translation = _normal(source), _normal(translation)
     return (
-        source.count("**") // 2 == translation.count("**") // 2
+        _signs(source) == _signs(translation)
         and _same_lines(source, translation)
         and _same_blocks(source, translation)
     )
 
 
+def with_line_ends_of(source: str, translation: str) -> str:
+    """The translation with the source's ends of lines, of which models know one kind."""
+    if len(source.splitlines()) <= 1:
+        return translation
+    wanted = _LINE_END.findall(source)
+    if len(set(wanted)) == 1:
+        return _LINE_END.sub(wanted[0], translation)
+    lines = _LINE_END.split(translation)
+    if len(lines) != len(wanted) + 1:
+        return translation
+    return "".join(chain.from_iterable(zip_longest(lines, wanted, fillvalue="")))
+
+
 def _is_plain_line(text: str) -> bool:
     """Surely one line without markup; of a few of those this says False, which costs only time."""
     return (
-        "\n" not in text
+        len(text.splitlines()) == 1
         and _PLAIN_START.match(text) is not None
         and "*" not in text
         and "|" not in text
-        and "\r" not in text
-        and "\u2028" not in text
-        and "\u2029" not in text
-        and (":" not in text or _ROLE.match(text) is None)
+        and "]" not in text
+        and "\t" not in text
+        and (":" not in text or ROLE.match(text) is None)
     )
 
 
 def _normal(text: str) -> str:
     """With one kind of line end, also at both ends, and one kind of each list marker."""
-    text = _LINE_END.sub("\n", text)
+    text = _ODD_LINE_END.sub("\n", text)
     if not text.isascii():
         text = _MARKS.sub("", text)
     return _MARKER.sub(_plain_marker, f"\n{text}\n")
@@ -103,13 +124,20 @@ def _plain_marker(marker: re.Match[str]) -> str:
     return f"{before}- " if number is None else f"{before}{int(number)}. "
 
 
+def _signs(text: str) -> tuple[int, ...]:
+    """How often there are what parts a line: bold type, pipes, links, columns."""
+    links = text.count("]\ue000")
+    columns = sum("\t" in gap for gap in _GAP.findall(text)) if "\t" in text else 0
+    return text.count("**") // 2, text.count("|"), links, text.count("[") if links else 0, columns
+
+
 def _same_lines(source: str, translation: str) -> bool:
     """Whether the lines are of the same kinds, and a role tag stands where the source has one."""
     lines, others = _lines(source), _lines(translation)
     return [kind for kind, _ in lines] == [kind for kind, _ in others] and all(
         _LABEL.match(other)
         for (_, line), (_, other) in zip(lines, others, strict=True)
-        if _ROLE.match(line)
+        if ROLE.match(line)
     )
 
 

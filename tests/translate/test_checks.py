@@ -33,7 +33,9 @@ def test_a_copy_is_untranslated_even_with_other_case_and_spacing():
     assert "untranslated" in flags("Bonjour tout le monde", "Bonjour tout le monde", "fr", "en")
 
 
-@pytest.mark.parametrize("text", ["12:30", "مرحبا", "3 + 4 = 7"])
+@pytest.mark.parametrize(
+    "text", ["12:30", "مرحبا", "3 + 4 = 7", "C", "(b)", "y = 3x", "¯\\_(ツ)_/¯"]
+)
 def test_a_copy_of_what_needs_no_translation_is_fine(text):
     assert flags(text, text) == []
 

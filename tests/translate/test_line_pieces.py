@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given, settings
 from instruction_rows import HOLE, MARKUP, corpus
 
-from hala_engine.translate.line_pieces import hole_parts, line_pieces
+from hala_engine.translate.line_pieces import inner_parts, line_pieces
 from hala_engine.translate.segment import has_letter
 
 
@@ -22,19 +22,19 @@ def translated(pieces):
 @example("|" * 3 + "\n")
 def test_joined_pieces_are_the_exact_text(text):
     assert joined(line_pieces(text)) == text
-    assert joined(hole_parts(text)) == text
+    assert joined(inner_parts(text)) == text
 
 
 @settings(max_examples=300)
 @given(MARKUP)
 def test_pieces_to_translate_are_words_of_one_line_and_copied_ones_are_not_neighbours(text):
-    for pieces in (line_pieces(text), hole_parts(text)):
+    for pieces in (line_pieces(text), inner_parts(text)):
         kinds = [piece.translate for piece in pieces]
         assert (False, False) not in set(pairwise(kinds))
         assert all(has_letter(piece) and piece == piece.strip() for piece in translated(pieces))
     for piece in translated(line_pieces(text)):
         assert not set("\n\r\u2028\u2029") & set(piece)
-    assert not any(HOLE in piece for piece in translated(hole_parts(text)))
+    assert not any(HOLE in piece for piece in translated(inner_parts(text)))
 
 
 def test_every_text_of_the_hand_written_file_is_cut_without_loss():
@@ -42,7 +42,7 @@ def test_every_text_of_the_hand_written_file_is_cut_without_loss():
     assert len(texts) > 400
     for text in texts:
         assert joined(line_pieces(text)) == text
-        assert joined(hole_parts(text)) == text
+        assert joined(inner_parts(text)) == text
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,7 @@ def test_every_text_of_the_hand_written_file_is_cut_without_loss():
             "first\nsecond\r\nthird\rfourth\u2028fifth",
             ["first", "second", "third", "fourth", "fifth"],
         ),
+        ("NEL\x85form feed\x0cdone", ["NEL", "form feed", "done"]),
         ("  indented  ", ["indented"]),
         ("\u00a0\u3000spaces\u00a0", ["spaces"]),
         ("- one\n* two\n+ three\n• four", ["one", "two", "three", "four"]),
@@ -117,10 +118,24 @@ def test_each_cell_of_a_table_is_by_itself(text, words):
         (f"كتابٌ {HOLE}، وقلمٌ", ["كتابٌ", "وقلمٌ"]),
         ("no hole, at all.", ["no hole, at all."]),
         (f" {HOLE} 12 {HOLE} ", []),
+        (f"save as \u2066{HOLE}\u2069 now", ["save as", "now"]),
+        ("**Note:** and **more** here", ["Note", "and", "more", "here"]),
+        ("**Hard** – as stone, **b. two**", ["Hard", "as stone,", "two"]),
+        ("Date | Main hall | 3", ["Date", "Main hall"]),
+        ("kept \\| whole", ["kept \\| whole"]),
+        ("mass\tkilogram", ["mass", "kilogram"]),
+        (f"see [the book]{HOLE} first", ["see", "the book", "first"]),
+        (f"wrap it: [![Build status]{HOLE}]{HOLE}.", ["wrap it:", "Build status"]),
+        (f"[not a link] {HOLE}", ["[not a link]"]),
+        ("Assistant: Hi: there", ["Assistant", "Hi: there"]),
+        ("*Question 2:* Why?", ["Question 2", "Why?"]),
+        ("Q: Why?", ["Why?"]),
+        ("س: لماذا؟", ["لماذا؟"]),
+        ("A note: read it", ["A note: read it"]),
     ],
 )
-def test_parts_between_holes(text, words):
-    assert translated(hole_parts(text)) == words
+def test_parts_within_a_line(text, words):
+    assert translated(inner_parts(text)) == words
 
 
 @pytest.mark.parametrize(
@@ -134,13 +149,14 @@ def test_parts_between_holes(text, words):
             f"{HOLE}." * 50_000,
             "a " * 50_000 + "#",
         ),
+        *("[!" * 50_000, f"[]{HOLE}" * 30_000, "a\t" * 50_000, "\t" * 100_000, "**" * 50_000),
         *("\\|" * 50_000, "| a |\n|-|\n" * 10_000, "(" * 100_000, "[^" * 50_000),
     ],
-    ids=range(18),
+    ids=range(23),
 )
 def test_time_grows_with_the_length_alone(text):
     """A hundred thousand characters: 0.3 s at most are needed, quadratic work takes minutes."""
     start = time.perf_counter()
     assert joined(line_pieces(text)) == text
-    assert joined(hole_parts(text)) == text
+    assert joined(inner_parts(text)) == text
     assert time.perf_counter() - start < 5

@@ -56,7 +56,8 @@ def read_rows(output, format="jsonl"):
 
             rows += pq.read_table(path).to_pylist()
         else:
-            rows += [json.loads(line) for line in path.read_text().splitlines()]
+            with path.open(newline="\n") as lines:
+                rows += [json.loads(line) for line in lines]
     return rows
 
 

@@ -10,7 +10,7 @@ says how many of those each check would flag, and how many damaged ones it finds
 
 from itertools import compress
 
-from hala_engine.translate.checks.copying import is_untranslated
+from hala_engine.translate.checks.copying import is_copied_symbol, is_untranslated
 from hala_engine.translate.checks.lengths import is_empty, is_odd_length
 from hala_engine.translate.checks.markup import is_markup_broken
 from hala_engine.translate.checks.options import CheckOptions
@@ -52,12 +52,13 @@ def flags_of(
     """The flags of one translated text, in the order of `FLAGS`.
 
     `truncated`, `placeholder_lost` and `structure_lost` are known to who asked the model. Where
-    nothing came back there is nothing else to check.
+    nothing came back there is nothing else to check, nor where nothing could be translated.
     """
     languages = (source_language, target_language)
     # In the order of FLAGS.
-    if is_empty(source, translation):
-        found = (truncated, False, False, False, False, placeholder_lost, True, structure_lost)
+    empty = is_empty(source, translation)
+    if empty or is_copied_symbol(source, translation):
+        found = (truncated, False, False, False, False, placeholder_lost, empty, structure_lost)
     else:
         found = (
             truncated,

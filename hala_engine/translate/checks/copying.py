@@ -9,6 +9,7 @@ from hala_engine.translate.languages import language_script
 # Marks, which Arabic has above and below its letters, belong to the word.
 _WORD = re.compile(r"[^\W\d_](?:[\w\u064b-\u065f\u0670'’-])*")
 _LETTER = re.compile(r"[^\W\d_]")
+_LETTERS = re.compile(r"[^\W\d_]{2}")
 # A source of fewer words is a name as often as a sentence.
 _LEAST_WORDS = 4
 
@@ -33,6 +34,11 @@ def is_untranslated(
     if _is_copy(source, translation):
         return script_share(source, target_script) < 0.5
     return _has_copied_run(source, translation, source_script, options.max_copied_words)
+
+
+def is_copied_symbol(source: str, translation: str) -> bool:
+    """A copy of what has no word, such as the option C, y = 3 or a face of signs."""
+    return source == translation and _LETTERS.search(source) is None
 
 
 def _is_copy(source: str, translation: str) -> bool:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 
 # The quick answer: without one of these nothing below can be found.
-_SUSPECT = re.compile(r"[\\<&{}$`*\[\ufffd\u2581]")
+_SUSPECT = re.compile(r"[\\<&{}$`*\[\ufffd\u2581\ud800-\udfff]")
 
 # Each kind may stand in the translation as often as in the source.
 _STRAY = re.compile(
@@ -17,7 +17,7 @@ _STRAY = re.compile(
     |(?P<token><\|[^|<>\n]{1,40}\|>|\[/?INST\]|<</?SYS>>|\[(?:PAD|CLS|SEP|MASK|UNK|BOS|EOS)\])
     |(?P<tag></?[A-Za-z][^<>\n]{0,200}>)
     |(?P<entity>&(?:[A-Za-z]{2,8}|\#\d{1,7}|\#[xX][0-9A-Fa-f]{1,6});)
-    |(?P<character>[\ufffd\u2581])""",
+    |(?P<character>[\ufffd\u2581\ud800-\udfff])  # half a character comes back as U+FFFD""",
     re.VERBOSE,
 )
 # A dollar beside a digit is money.

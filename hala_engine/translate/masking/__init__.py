@@ -103,6 +103,11 @@ def read_marks(answer: str, count: int) -> tuple[str, list[int]] | None:
     return text, order
 
 
+def without_marks(answer: str) -> str:
+    """The answer without marks, where the prompt had none."""
+    return _MARK_IN_ANSWER.sub("", answer.replace(HOLE, ""))
+
+
 def _neighbours_joined(text: str, spans: list[Span]) -> list[Span]:
     """Spans with nothing but white space of one line between them become one: fewer marks."""
     joined: list[Span] = []

@@ -8,6 +8,7 @@ the end. Each part of the text is read a bounded number of times, whatever it ho
 import json
 import re
 from bisect import bisect_left
+from functools import lru_cache
 
 from hala_engine.translate.masking.latex import Latex
 
@@ -39,6 +40,8 @@ _SAME_PARAGRAPH = r"\n(?![^\S\n]*+\n)"
 _FORMULA = rf"(?:[^$\\\n]|\\[\s\S]|{_SAME_PARAGRAPH})"
 _FIELD = r"(?:[A-Za-z_][A-Za-z0-9_.-]*+(?:\[[^\[\]{}\s]*+\])?+(?:![rsa])?+|\d{0,9}+)"
 _LINK_TITLE = r"""(?:\s++(?:"[^"\n]*+"|'[^'\n]*+'))?+"""
+# Of a definition, '[label]: /path "title"': an address, not words.
+_LINK_TARGET = r"""[^\S\n]++(?=[^\s/\#<]*+[/\#<])\S++(?:[ \t]++(?:"[^"\n]*+"|'[^'\n]*+'))?+"""
 _ASCII_PATH = "(?:/[A-Za-z0-9_.@+-]++)"
 _EXTENSIONS = (
     "avi|bat|bmp|cc|cfg|conf|cpp|cs|css|csv|dll|docx?|exe|gif|gz|hpp|html?|ini|ipynb|jar"
@@ -74,9 +77,12 @@ _SYMBOLS = rf"""
 | <(?:https?|ftp|mailto):[^<>\s]++> | <[^<>\s@]++@[^<>\s@]++>
 | {_TAG} | <[!?][A-Za-z][^<>]*+>
 | {MARK}
-| &(?:[A-Za-z][A-Za-z0-9]{{1,31}}+|\#\d{{1,7}}+|\#[xX]{_HEX}{{1,6}}+);
+| &(?:amp;)*+(?:[A-Za-z][A-Za-z0-9]{{1,31}}+|\#\d{{1,7}}+|\#[xX]{_HEX}{{1,6}}+);
+| &(?:amp;)++
 | \[/?(?:INST|SYS|PAD|CLS|SEP|MASK|UNK|BOS|EOS)\]
-| (?<![^\r\n])\[[^\[\]\n^][^\[\]\n]*+\]:[^\S\n]++(?=[^\s/\#<]*+[/\#<])\S++
+| \[\^[^\]\s]{{1,30}}+\](?!:) | (?<=\S)\[\^[^\]\s]{{1,30}}+\]
+| (?<![^\r\n])\[[^\[\]\n^][^\[\]\n]*+\]:{_LINK_TARGET}
+| (?P<label>\[[^\[\]\n^][^\[\]\n]*+\](?:\[\])?)
 | (?<=\])\((?:<[^<>\n]*+>|[^\s()<>]*+(?:\([^\s()]*+\)[^\s()<>]*+)*+){_LINK_TITLE}\s*+\)
 | (?<![\w&])\#(?:(?=[a-fA-F]{{0,7}}\d)(?:{_HEX}{{8}}|{_HEX}{{6}})
     |(?P<digit>{_HEX})(?P=digit){{2}}(?:(?P=digit){{3}})?)(?!\w)
@@ -86,7 +92,7 @@ _SYMBOLS = rf"""
 
 _WORDS = rf"""
   (?P<url>(?i:(?:https?|ftps?|sftp|ssh|git|wss?|file|s3|gs|hf)://|www\.(?=[a-z0-9])){_URL}++)
-| (?<![._%+-])[A-Za-z0-9._%+-]++@[A-Za-z0-9-]++(?:\.[A-Za-z0-9-]++)++
+| (?<![._%+-])[A-Za-z0-9._%+-]++(?:'[A-Za-z0-9._%+-]++)*+@[A-Za-z0-9-]++(?:\.[A-Za-z0-9-]++)++
 | (?P<drive>[C-HZc-hz]:\\(?:{_FOLDER})?+(?:\\++{_FOLDER})*+\\?)
 | (?<![./\\_-])(?:[A-Za-z0-9_.-]++/)*+(?:[A-Za-z0-9_-]++(?:\.[A-Za-z0-9_-]++)*?\.(?:{_EXTENSIONS})
     |{_WORD}{{3,}}+\.[ch])(?![A-Za-z0-9_-])(?!\.[A-Za-z0-9])
@@ -105,10 +111,14 @@ _WORDS = rf"""
 # Each half begins with a cheap look at what is there, since it is tried at every character.
 _SCANNER = re.compile(
     rf"(?=[{HOLE}`$\\{{%<＜&\[(#/~.-])(?:{_SYMBOLS})"
-    rf"|(?<![A-Za-z0-9])(?=_{{0,2}}+[A-Za-z0-9]++(?:[_@(/\\+%-]|:[/\\]|\.[A-Za-z0-9_-]))(?:{_WORDS})",
+    rf"|(?<![A-Za-z0-9])(?=_{{0,2}}+[A-Za-z0-9]++(?:[_@(/\\+%-]|:[/\\]|\.[A-Za-z0-9_-]"
+    rf"|'[A-Za-z0-9._%+-]++@))(?:{_WORDS})",
     re.VERBOSE,
 )
 _TAG_HERE = re.compile(_TAG)
+_DEFINITION = re.compile(
+    rf"(?<![^\r\n])\[([^\[\]\n^][^\[\]\n]*+)\]:{_LINK_TARGET}",
+)
 _BLANK_LINE = re.compile(r"\n[^\S\n]*+\n")
 _COMMENT_END = re.compile("-->")
 _ELEMENT_ENDS = {
@@ -157,6 +167,9 @@ class _Openers:
                 return None if prose else match.end()
             case "escape":
                 return None
+            case "label":
+                name = match[0].removesuffix("[]")[1:-1].casefold()
+                return match.end() if name in _labels(self._text) else None
             case "latex":
                 return self._latex.end_of(match)
             case "json":
@@ -219,6 +232,14 @@ class _Openers:
             self._broken_json_until = self._end
             return None
         return stop if stop <= self._end else None
+
+
+@lru_cache(maxsize=1)
+def _labels(text: str) -> set[str]:
+    """The labels for which a line of the text says where links lead to."""
+    if "]:" not in text:
+        return set()
+    return {label.casefold() for label in _DEFINITION.findall(text)}
 
 
 def _is_quotation(text: str, start: int, stop: int, width: int) -> bool:
