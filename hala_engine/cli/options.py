@@ -112,7 +112,9 @@ def job_summary(result: "JobResult") -> str:
     """The line that a job ends with."""
     job, run = result.job, result.run
     counts = f"{job.rows:,} rows ({job.failed_rows:,} failed, {sum(job.flags.values()):,} flags)"
-    if len(job.written) > 1 or "data" not in job.written:
+    if set(job.written) <= {"data"} and job.rows_written < job.rows:
+        counts += f", {job.rows_written:,} written"
+    if not set(job.written) <= {"data"}:
         counts += "".join(f", {rows:,} {folder}" for folder, rows in job.written.items())
     if result.already_complete:
         return f"already complete: {counts} in {result.output}"

@@ -17,7 +17,7 @@ def front_matter(
     tags: Sequence[str],
     splits: Mapping[str, str],
 ) -> str:
-    """YAML between dashes. splits: of the default configuration, each with its folder."""
+    """YAML between dashes. splits: those that have rows, each with its folder."""
     lines = ["---", "language:", *(f"- {code}" for code in dict.fromkeys(languages))]
     lines += ["task_categories:", "- translation", "tags:", *(f"- {tag}" for tag in tags)]
     if plan.format == "jsonl":
@@ -25,7 +25,8 @@ def front_matter(
         # In JSON, which is YAML on one line.
         types = json.dumps({"features": json_features(schema)}, ensure_ascii=False)
         lines.append(f"dataset_info: {types}")
-    lines += ["configs:", "- config_name: default", "  data_files:"]
+    if splits:  # an empty list is no card that `datasets` reads
+        lines += ["configs:", "- config_name: default", "  data_files:"]
     for split, folder in splits.items():
         lines += [f"  - split: {split}", f"    path: {folder}/part-*.{plan.format}"]
     return "\n".join([*lines, "---", ""])

@@ -10,6 +10,7 @@ from hala_engine.jobs.config import JobConfig
 # Said otherwise than `--field-name value`, or not part of what is made.
 _NEGATED = {"chat_template", "prefix_caching"}
 _REPEATED = {"stop"}
+_OTHER_DEFAULT = {"columns"}  # on the command line there are none beside chats, unless named
 _LEFT_OUT = {"inputs", "output", "overwrite"}
 
 
@@ -24,6 +25,8 @@ def _flags(options: Any) -> Iterator[str]:
         value = getattr(options, field.name)
         if is_dataclass(value):
             yield from _flags(value)
+        elif field.name in _OTHER_DEFAULT:
+            yield from _flag(field.name, value) if value else ()
         elif field.name not in _LEFT_OUT and value != field.default:
             yield from _flag(field.name, value)
 

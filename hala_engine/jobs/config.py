@@ -58,7 +58,8 @@ class GenerationOptions:
         try:
             self.params(self.max_new_tokens or 1, self.seed)
         except ValueError as error:
-            raise InputError(str(error)) from None
+            name, _, rest = str(error).partition(" ")
+            raise InputError(f"--{name.replace('_', '-')} {rest}") from None
 
 
 @dataclass(frozen=True)

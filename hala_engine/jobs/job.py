@@ -13,18 +13,19 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hala_engine.errors import InputError, JobError
 from hala_engine.jobs.answers import Answers, discard
 from hala_engine.jobs.config import EngineOptions, JobConfig
+from hala_engine.jobs.failures import FailedRows
 from hala_engine.jobs.manifest import ShardFile, ShardRecord, Totals, make_manifest
 from hala_engine.jobs.plan import Plan, differences, load_plan
 from hala_engine.jobs.progress import Progress, make_progress
 from hala_engine.jobs.results import RowResult
-from hala_engine.jobs.scan import make_plan
+from hala_engine.jobs.scan import default_format, make_plan
 from hala_engine.jobs.storage import OutputDirectory, atomic_file, write_json
 from hala_engine.jobs.writing import ShardWriter, json_line
 from hala_engine.rows.inputs import InputFile, RowReader, find_files
@@ -38,9 +39,9 @@ class Worker(Protocol):
     """What a kind of job does with rows. One serves all shards of a job."""
 
     def work(
-        self, records: Records, answers: Answers, progress: Progress, failures_left: int | None
+        self, records: Records, answers: Answers, progress: Progress, failed: FailedRows
     ) -> list[RowResult]:
-        """One result a row. Raises JobError as soon as more rows fail than `failures_left`."""
+        """One result a row; those that fail are added to `failed`, whose JobError passes."""
         ...
 
 
@@ -93,16 +94,20 @@ def run_job(config: JobConfig, kind: Kind, *, quiet: bool = True) -> JobResult:
     output = OutputDirectory(Path(config.output), config.folders)
     output.check(config.overwrite)
     files = find_files(config.inputs)
+    config = replace(config, format=config.format or default_format(files))
     _refuse_input_in_output(files, output)
     with output.locked():
         saved = None if config.overwrite else load_plan(output.plan)
         plan = _plan(config, files, saved)
         records = {} if saved is None else _finished_shards(plan, output)
-        if output.manifest.exists() and len(records) == len(plan.own_shards()):
+        is_complete = output.manifest.exists() and len(records) == len(plan.own_shards())
+        if is_complete and output.made_with(config.model, config.revision):
             discard(output.answers)
-            return JobResult(output.path, Totals.of(records.values()), Totals.of([]), True)
+            return _nothing_to_do(output, records)
         engine = load_engine(config)
         plan = _plan_with_model(plan, engine)
+        if is_complete:
+            return _nothing_to_do(output, records)
         worker = kind.make_worker(engine, config, plan.context)
         if config.overwrite:
             output.clear()
@@ -127,6 +132,10 @@ def run_job(config: JobConfig, kind: Kind, *, quiet: bool = True) -> JobResult:
         tokens_read=engine.stats.prompt_tokens,
         tokens_written=engine.stats.output_tokens,
     )
+
+
+def _nothing_to_do(output: OutputDirectory, records: dict[int, ShardRecord]) -> JobResult:
+    return JobResult(output.path, Totals.of(records.values()), Totals.of([]), True)
 
 
 @contextmanager
@@ -184,9 +193,11 @@ def _finished_shards(plan: Plan, output: OutputDirectory) -> dict[int, ShardReco
     """Records of the shards whose files are there, without reading the files."""
     found = {}
     for shard in plan.own_shards():
-        path = output.record(shard)
-        if path.exists():
-            record = ShardRecord.from_json(json.loads(path.read_bytes()))
+        try:
+            record = ShardRecord.from_json(json.loads(output.record(shard).read_bytes()))
+        except (FileNotFoundError, ValueError, TypeError, KeyError):
+            continue  # not finished, or a record that a power cut damaged: made again
+        else:
             if all(_has_size(output.path / file.file, file.bytes) for file in record.files):
                 found[shard] = record
     return found
@@ -233,8 +244,8 @@ class _Run:
         start = time.monotonic()
         config, plan, output = self._config, self._plan, self._output
         first_id = shard * config.shard_rows
-        left = None if config.max_failures is None else config.max_failures - failed_before
-        results = self._worker.work(rows, answers, progress, left)
+        failed = FailedRows(first_id, failed_before, config.max_failures)
+        results = self._worker.work(rows, answers, progress, failed)
         writer = ShardWriter(config, plan, rows, results, first_id)
         files = []
         for folder in config.folders:

@@ -5,6 +5,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from hala_engine.errors import InputError
+
 ROW_INFO = "_hala"
 
 
@@ -45,17 +47,34 @@ def output_schema(
 ) -> pa.Schema:
     """The output's columns where the input has `schema`; `added` and `scores` are a job's.
 
-    `_hala` is the last, or where it was.
+    `_hala` is the last, or where it was. Raises InputError for one that no job has written.
     """
     text = pa.field("", pa.string())
     for name, like in added.items():
         schema = schema.append((schema.field(like) if like else text).with_name(name))
-    fields = {field.name: field for field in _info_fields(scores)}
+    fields = {ours.name: ours for ours in _info_fields(scores)}
     place = schema.get_field_index(ROW_INFO)
     if place < 0:
         return schema.append(pa.field(ROW_INFO, pa.struct(list(fields.values()))))
-    fields |= {field.name: field for field in schema.field(place).type}
+    earlier = schema.field(place).type
+    if not pa.types.is_struct(earlier):
+        raise _no_info(f"is {earlier}")
+    for was in earlier:
+        fields[was.name] = _both(fields.get(was.name, was), was)
     return schema.set(place, pa.field(ROW_INFO, pa.struct(list(fields.values()))))
+
+
+def _both(ours: pa.Field, earlier: pa.Field) -> pa.Field:
+    """A field that holds our values and those of an earlier job, which may have had none."""
+    try:
+        schemas = [pa.schema([ours]), pa.schema([earlier])]
+        return pa.unify_schemas(schemas, promote_options="permissive").field(0)
+    except pa.ArrowException:
+        raise _no_info(f"has {earlier.name!r} of type {earlier.type}") from None
+
+
+def _no_info(what: str) -> InputError:
+    return InputError(f"column {ROW_INFO!r} {what}, which no job writes; drop or rename it")
 
 
 def _info_fields(scores: tuple[str, ...]) -> list[pa.Field]:

@@ -17,16 +17,21 @@ import pyarrow as pa
 from hala_engine.errors import InputError
 from hala_engine.jobs.config import JobConfig
 from hala_engine.jobs.plan import Plan
-from hala_engine.jobs.results import ROW_INFO
+from hala_engine.jobs.results import ROW_INFO, output_schema
 from hala_engine.rows.inputs import InputFile, Position, are_tables
+from hala_engine.rows.records import JSON_TEXT
 from hala_engine.rows.schema import SchemaFinder
 from hala_engine.rows.tables import open_table
 from hala_engine.rows.text_files import READERS
 
 
+def default_format(files: list[InputFile]) -> str:
+    """The output's format where none is given: the input's, jsonl for text."""
+    return "parquet" if are_tables(files) else "jsonl"
+
+
 def make_plan(config: JobConfig, files: list[InputFile]) -> Plan:
     """Read the inputs once, whole, and check them. Raises InputError for the first fault."""
-    out = config.format or ("parquet" if are_tables(files) else "jsonl")
     scan = _TableScan(config) if are_tables(files) else _TextScan(config)
     scanned = []
     for index, file in enumerate(files):
@@ -41,9 +46,8 @@ def make_plan(config: JobConfig, files: list[InputFile]) -> Plan:
         raise InputError(f"{names}: no rows; give a file that is not empty")
     identity = json.loads(json.dumps(config.identity()))
     schema = scan.schema()
-    if ROW_INFO in schema.names and not pa.types.is_struct(schema.field(ROW_INFO).type):
-        raise InputError(f"column {ROW_INFO!r} is not of an earlier job; drop or rename it")
-    plan = Plan(identity, scanned, scan.rows, scan.starts, out, schema)
+    _check_types(config, files, schema)
+    plan = Plan(identity, scanned, scan.rows, scan.starts, config.format, schema)
     if not plan.own_shards():
         raise InputError(
             f"--shard {config.shard[0]}/{config.shard[1]}: the input makes only {len(scan.starts)} "
@@ -103,7 +107,6 @@ class _TableScan:
         self.rows += rows
         if rows:
             _check_columns(self._config, file, schema.names)
-            _check_types(self._config, file, schema)
         self._schemas.append((file.path, schema))
         return rows
 
@@ -142,11 +145,15 @@ def _check_columns(config: JobConfig, file: InputFile, columns: Iterable[str]) -
         raise InputError(f"{file.path}: has two columns {twice!r}; rename one")
 
 
-def _check_types(config: JobConfig, file: InputFile, schema: pa.Schema) -> None:
-    """Rather than let each row fail."""
+def _check_types(config: JobConfig, files: list[InputFile], schema: pa.Schema) -> None:
+    """Rather than let each row fail. Of a column of mixed types some rows may be right."""
     for name in config.read_columns:
-        if fault := config.column_fault(name, schema.field(name).type):
-            raise InputError(f"{file.path}: column {name!r} {fault}")
+        field = schema.field(name)
+        if field.metadata == JSON_TEXT:
+            continue
+        if fault := config.column_fault(name, field.type):
+            raise InputError(f"{files[0].path}: column {name!r} {fault}")
+    output_schema(schema, config.added_columns, config.scores)
 
 
 def _sha256_of(path: str) -> str:

@@ -89,7 +89,14 @@ class OutputDirectory:
 
     def check(self, overwrite: bool) -> None:
         """Refuse a directory in which we would mix with files or destroy files of others."""
-        if not self.path.exists() or not any(self.path.iterdir()) or self._is_ours():
+        if not self.path.exists() or not any(self.path.iterdir()):
+            return
+        if self._is_ours():
+            if self._is_cut_off() and not overwrite:
+                raise InputError(
+                    f"{self.path} holds files of a job without the record of how far it came "
+                    f"({self.progress.name}); give another --output, or --overwrite to begin anew"
+                )
             return
         if not overwrite:
             raise InputError(
@@ -104,12 +111,24 @@ class OutputDirectory:
                 "move it or give another --output"
             )
 
+    def _is_cut_off(self) -> bool:
+        """There is a job's work and no plan to go on by."""
+        parts = (path for folder in self.folders for path in folder.glob("part-*"))
+        return not self.plan.exists() and (self.manifest.exists() or any(parts))
+
     def _is_ours(self) -> bool:
         if self.progress.is_dir():
             return True
         with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
             made_by = json.loads(self.manifest.read_bytes())["tool"]
             return made_by.partition(" ")[0] == _PROGRAM
+        return False
+
+    def made_with(self, model: str, revision: str | None) -> bool:
+        """Whether the manifest names this model; another name may be the same model's."""
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            config = json.loads(self.manifest.read_bytes())["config"]
+            return (config["model"], config["revision"]) == (model, revision)
         return False
 
     @contextmanager

@@ -13,6 +13,7 @@ from hala_engine.jobs.config import JobConfig
 from hala_engine.jobs.plan import Plan
 from hala_engine.jobs.results import ROW_INFO, RowResult, output_schema
 from hala_engine.jobs.storage import atomic_file
+from hala_engine.rows.characters import whole_characters
 from hala_engine.rows.records import Records, json_value, to_column
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, default=json_value)
@@ -76,9 +77,9 @@ class ShardWriter:
 
 
 def json_line(value: dict[str, Any]) -> bytes:
-    """One line of JSON; as plain text unless it holds halves of surrogate pairs."""
+    """One line of JSON. Halves of surrogate pairs become U+FFFD: `datasets` cannot read them."""
     text = _ENCODER.encode(value)
     try:
         return text.encode() + b"\n"
     except UnicodeEncodeError:
-        return json.dumps(value, default=json_value).encode() + b"\n"
+        return whole_characters(text).encode() + b"\n"

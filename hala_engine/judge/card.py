@@ -28,7 +28,8 @@ and `{config.target_column}`, by `hala-engine judge` with the model `{model_name
 them.
 
 Each row is the input's, with `_hala` added: the row's `id` (its place in the input), `flags`,
-`prompt_tokens`, `output_tokens`, and the judge's numbers. `accept_logprob` and `reject_logprob` are
+`prompt_tokens` and `output_tokens` (where an earlier job wrote these, they are its), and the
+judge's numbers. `accept_logprob` and `reject_logprob` are
 the log-probabilities, under the model's softmax over all tokens, that its answer begins with
 `{accept}` or `{reject}`; `score` is P({accept}) / (P({accept}) + P({reject})). Accepted are those
 with a `score` of at least {config.threshold:g}. A pair with an empty side is rejected without

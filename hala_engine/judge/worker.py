@@ -4,9 +4,10 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from hala_engine.errors import JobError
+from hala_engine.errors import InputError
 from hala_engine.jobs.answers import Answer, Answers
 from hala_engine.jobs.blocks import Asker, Request
+from hala_engine.jobs.failures import FailedRows
 from hala_engine.jobs.progress import Progress
 from hala_engine.jobs.results import RowResult
 from hala_engine.judge.config import ACCEPTED, REJECTED, JudgeConfig
@@ -30,16 +31,17 @@ class Judge:
         self.prompter = PairPrompter(
             engine.tokenizer, config.template, config.verdicts, use_chat=config.chat_template
         )
+        _refuse_no_room(len(self.prompter.ids("a", "a")), context)
         # Whatever token comes is an answer: what is looked at are the two verdicts' numbers.
         self.params = SamplingParams(
             max_new_tokens=1, ignore_eos=True, logprob_token_ids=self.prompter.verdict_ids
         )
 
     def work(
-        self, records: Records, answers: Answers, progress: Progress, failures_left: int | None
+        self, records: Records, answers: Answers, progress: Progress, failed: FailedRows
     ) -> list[RowResult]:
-        """One result a row. JobError as soon as more rows fail than `failures_left`."""
-        shard = _Shard(self, records, answers, failures_left)
+        """One result a row."""
+        shard = _Shard(self, records, answers, failed)
         for question, answer in self.asker.ask(shard.requests(), answers):
             shard.take(question, answer)
             progress.update(shard.rows_done, self.asker.engine.stats)
@@ -49,35 +51,35 @@ class Judge:
 class _Shard:
     """The state of one shard: what each row waits for, and what has been answered."""
 
-    def __init__(self, judge: Judge, records: Records, answers: Answers, failures_left: int | None):
+    def __init__(self, judge: Judge, records: Records, answers: Answers, failed: FailedRows):
         self._judge = judge
         self._config = config = judge.config
         self._sources = _values(records, config.source_column)
         self._targets = _values(records, config.target_column)
         self._kept = answers
-        self._failures_left = failures_left
+        self._failed = failed
         self._rows: list[RowResult | str] = []  # a row's result, or the question that will give it
         self._verdicts: dict[str, RowResult] = {}
-        self._waiting: dict[str, int] = {}  # question in work -> rows that need it
+        self._waiting: dict[str, list[int]] = {}  # question in work -> rows that need it
         self.rows_done = 0
 
     def requests(self) -> Iterator[Request]:
         """A request for every different pair that has no answer yet, in the rows' order."""
-        for source, target in zip(self._sources, self._targets, strict=True):
-            row = self._without_asking(source, target)
-            if row is not None:
-                self._rows.append(row)
-                self._done(row, 1)
+        for row, (source, target) in enumerate(zip(self._sources, self._targets, strict=True)):
+            result = self._without_asking(source, target)
+            if result is not None:
+                self._rows.append(result)
+                self._done(row, result)
                 continue
             source, target = source.strip(), target.strip()
             question = f"{len(source)} {source}{target}"
             self._rows.append(question)
             if question in self._waiting:
-                self._waiting[question] += 1
+                self._waiting[question].append(row)
             elif question in self._verdicts:
-                self._done(self._verdicts[question], 1)
+                self._done(row, self._verdicts[question])
             else:
-                self._waiting[question] = 1
+                self._waiting[question] = [row]
                 yield from self._ask(question, source, target)
 
     def _ask(self, question: str, source: str, target: str) -> Iterator[Request]:
@@ -97,9 +99,10 @@ class _Shard:
         """Note one of the engine's answers."""
         self._settle(question, self._judged(answer))
 
-    def _settle(self, question: str, row: RowResult) -> None:
-        self._verdicts[question] = row
-        self._done(row, self._waiting.pop(question))
+    def _settle(self, question: str, result: RowResult) -> None:
+        self._verdicts[question] = result
+        for row in self._waiting.pop(question):
+            self._done(row, result)
 
     def results(self) -> list[RowResult]:
         """One a row; all answers must be in."""
@@ -135,18 +138,19 @@ class _Shard:
         columns = f"{self._config.source_column},{self._config.target_column}"
         return RowResult(folder=None, failures=[(columns, reason)])
 
-    def _done(self, row: RowResult, count: int) -> None:
-        """So many rows have this result."""
-        self.rows_done += count
-        if not row.failures or self._failures_left is None:
-            return
-        self._failures_left -= count
-        if self._failures_left < 0:
-            column, reason = row.failures[0]
-            raise JobError(
-                f"more rows failed than --max-failures {self._config.max_failures} allows; "
-                f"the last: column {column!r}: {reason}"
-            )
+    def _done(self, row: int, result: RowResult) -> None:
+        self.rows_done += 1
+        for column, reason in result.failures[:1]:
+            self._failed.add(row, column, reason)
+
+
+def _refuse_no_room(prompt: int, context: int) -> None:
+    """Raises InputError when not the shortest pair fits, rather than let each row fail."""
+    if prompt >= context:
+        raise InputError(
+            f"the prompt takes {prompt} of the model's {context} tokens of context, which leaves "
+            "none for a pair; give a shorter --instruction or another --model"
+        )
 
 
 def _values(records: Records, name: str) -> list[Any]:

@@ -21,6 +21,8 @@ def chat_fault(kind: pa.DataType) -> str | None:
             "is one struct of lists, as old versions of `datasets` kept a list of messages; "
             "store it as a list of {role, content}"
         )
+    if is_list(kind) and is_.is_null(kind.value_type):
+        return None
     if is_list(kind) and any(_is_message(kind.value_type, *names) for names in _MESSAGES):
         return None
     return f"is {kind}, not a list of messages {{role, content}} or {{from, value}}"

@@ -85,6 +85,8 @@ def _paths(name: str) -> list[Path]:
 
 
 def _look_at(path: Path) -> InputFile:
+    if path.exists() and not path.is_file():  # opening a pipe would wait for its writer
+        raise InputError(f"{path}: not a plain file; it is read more than once, so store it first")
     try:
         with path.open("rb"):
             stat = path.stat()

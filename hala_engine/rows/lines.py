@@ -14,7 +14,7 @@ BOM = "\ufeff"
 # Further endings of names, and the codec that reads such files. Files may be joined ones.
 CODECS = {".gz": "gzip", ".zst": "zstd"}
 
-_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _CHUNK = 1 << 20
 
 
@@ -51,7 +51,7 @@ def read_lines(path: Path, start: int) -> Iterator[tuple[int, str, int]]:
             try:
                 text = raw.decode("utf-8")
             except UnicodeDecodeError as error:
-                utf16 = end == 0 and raw.startswith(_UTF16_MARKS)
+                utf16 = end == 0 and raw.startswith(UTF16_MARKS)
                 raise not_utf8(f"{path}:{number}", end + error.start, utf16) from None
             end += len(raw)
             yield number, text.removeprefix(BOM) if end == len(raw) else text, end

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from hala_engine.errors import InputError
 from hala_engine.rows.json_array import read_array
-from hala_engine.rows.lines import BOM, open_at, read_lines
+from hala_engine.rows.lines import BOM, UTF16_MARKS, not_utf8, open_at, read_lines
 
 # Fields have no length limit: a document may be a cell. (The limit is global to the process.)
 csv.field_size_limit(sys.maxsize)
@@ -42,6 +42,8 @@ def read_jsonl(path: Path, start: int = 0) -> Iterator[Row]:
             hint = "mend or delete that line"
             if number == 1 and text.lstrip().startswith("["):
                 hint = "a JSON array needs a name that ends in .json"
+            elif number == 1 and text.strip() == "{":
+                hint = "an object must be on one line, or in an array [ ] under the name .json"
             raise InputError(f"{path}:{number}: broken JSON ({_reason(error)}); {hint}") from None
         if not isinstance(value, dict):
             raise _no_object(value, f"{path}:{number}")
@@ -60,7 +62,10 @@ def _json_value(line: str) -> object:
 def read_json(path: Path, start: int = 0) -> Iterator[Row]:
     """An array of objects, decoded one by one; or JSON lines under the name .json."""
     with open_at(path, 0) as file:
-        head = file.read(4096).decode("utf-8", "replace").lstrip(BOM).lstrip()
+        raw = file.read(4096)
+    if raw.startswith(UTF16_MARKS):
+        raise not_utf8(str(path), 0, utf16=True)
+    head = raw.decode("utf-8", "replace").lstrip(BOM).lstrip()
     if head.startswith("{"):
         yield from read_jsonl(path, start)
     elif head.startswith("["):
@@ -123,6 +128,11 @@ def _records(path: Path, start: int, delimiter: str) -> Iterator[tuple[int, list
                 yield line, fields, end
             line = reader.line_num + 1
     except csv.Error as error:
+        if "new-line character" in str(error):
+            raise InputError(
+                f"{path}:{line}: a carriage return outside quotes; turn the line ends of old Macs "
+                "into \\n, and quote fields that hold line breaks"
+            ) from None
         raise InputError(
             f"{path}:{line}: broken quotes ({error}); double every quote inside a quoted field"
         ) from None
@@ -141,7 +151,8 @@ def _kind(value: object) -> str:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg} at column {error.colno}"
+        # Some of json's messages end in "at" already.
+        return f"{error.msg.removesuffix(' at')} at column {error.colno}"
     return "nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 

@@ -17,8 +17,14 @@ def make_card(config: TranslateConfig, plan: Plan, model_name: str, totals: Tota
         plan,
         languages=(config.source, config.target),
         tags=("machine-translated",),
-        splits={"train": "data"},
+        splits={"train": "data"} if totals.rows_written else {},
     )
+    if config.drop_flagged:
+        faults = (
+            f"{totals.rows - totals.rows_written:,} rows that failed or had a flag were left out."
+        )
+    else:
+        faults = f"{totals.failed_rows:,} rows failed and have null in place of a translation."
     return f"""{head}
 # {source} to {target} machine translation
 
@@ -28,9 +34,8 @@ Nobody has read them.
 Each row is the input's, with {added} added, and `_hala`: the row's `id` (its place in the
 input), `flags` (what looks wrong with the translation), `prompt_tokens` and `output_tokens`.
 
-{totals.failed_rows:,} rows failed and have null in place of a translation; `failures.jsonl` says
-why. {CLOSING}
+{faults} `failures.jsonl` says why rows failed. {CLOSING}
 
-Rows with each flag:
+Rows that got each flag:
 
 {flag_list(totals)}"""

@@ -4,9 +4,9 @@ import hashlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from hala_engine.errors import JobError
 from hala_engine.jobs.answers import Answer, Answers
 from hala_engine.jobs.blocks import Asker, Request
+from hala_engine.jobs.failures import FailedRows
 from hala_engine.jobs.progress import Progress
 from hala_engine.jobs.results import RowResult
 from hala_engine.rows.characters import whole_characters
@@ -46,10 +46,10 @@ class Translator:
         )
 
     def work(
-        self, records: Records, answers: Answers, progress: Progress, failures_left: int | None
+        self, records: Records, answers: Answers, progress: Progress, failed: FailedRows
     ) -> list[RowResult]:
-        """One result a row. JobError as soon as more rows fail than `failures_left`."""
-        shard = _Shard(self, records, answers, failures_left)
+        """One result a row."""
+        shard = _Shard(self, records, answers, failed)
         requests = shard.first_requests()
         while True:
             for question, answer in self.asker.ask(requests, answers):
@@ -103,15 +103,14 @@ class _Shard:
         translator: Translator,
         records: Records,
         answers: Answers,
-        failures_left: int | None,
+        failed: FailedRows,
     ):
         self._translator = translator
         self._config = config = translator.config
         self._columns = {name: records.column(name) for name in config.read_columns}
         self._rows = len(records)
         self._kept = answers
-        self._failures_left = failures_left
-        self._failed_rows: set[int] = set()
+        self._failed = failed
         self._documents: dict[str, Document] = {}
         self._rows_of: dict[Document, list[int]] = {}  # unfinished text -> rows that need it
         self._missing: dict[int, int] = {}  # row in work -> texts that it still needs
@@ -129,7 +128,7 @@ class _Shard:
                 try:
                     texts = texts_of(values[row], column, self._config)
                 except NoChat as error:
-                    self._fail(row, column, str(error))
+                    self._failed.add(row, column, str(error))
                     continue
                 for text in texts:
                     yield from self._text_requests(row, text)
@@ -147,7 +146,7 @@ class _Shard:
             self._rows_of[document].append(row)
             self._missing[row] += 1
         if document.error is not None:
-            self._fail(row, "", document.error)
+            self._failed.add(row, "", document.error)
         if is_new:
             yield from self._document_requests(document, ids)
 
@@ -183,7 +182,7 @@ class _Shard:
         document.settle(self._answers.__getitem__)
         if document.error is not None:
             for row in self._rows_of[document]:
-                self._fail(row, "", document.error)
+                self._failed.add(row, "", document.error)
         if not document.questions:
             for row in self._rows_of.pop(document):
                 self._supply(row)
@@ -203,15 +202,6 @@ class _Shard:
         """What is still to be asked about texts that an answer had spoilt, in the rows' order."""
         for document in list(self._rows_of):
             yield from self._document_requests(document, None)
-
-    def _fail(self, row: int, column: str, reason: str) -> None:
-        self._failed_rows.add(row)
-        if self._failures_left is not None and len(self._failed_rows) > self._failures_left:
-            where = f"column {column!r}: " if column else ""
-            raise JobError(
-                f"more rows failed than --max-failures {self._config.max_failures} allows; "
-                f"the last: {where}{reason}"
-            )
 
     def row(self, index: int) -> RowResult:
         """The finished row; all of the shard's answers must be in."""

@@ -100,6 +100,15 @@ def test_wrong_usage_is_one_line_and_exit_code_2(tmp_path, monkeypatch, argument
     assert not (tmp_path / "o").exists()
 
 
+def test_a_prompt_without_room_for_a_pair_is_refused_before_work(tmp_path, write_rows):
+    arguments = [write_rows(pairs(3)), "--output", tmp_path / "out", "--model", "m", *COLUMNS]
+    done = run(*arguments, "--instruction", "judge " * 512)
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert "of the model's 512 tokens of context, which leaves none for a pair" in line
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_second_process_is_refused_while_the_first_works(tmp_path, write_rows):
     path, out = write_rows(pairs(3000)), tmp_path / "out"
     arguments = [path, "--output", out, "--model", "m", *COLUMNS, "--shard-rows", 300]

@@ -125,3 +125,4 @@ def test_stray_markup_is_flagged_unless_the_source_has_as_much(broken):
 
 def test_markup_that_was_broken_before_is_no_fault_of_the_translation():
     assert flags("Use {name for the **first part.", "استخدم {name للجزء **الأول.") == []
+    assert flags("Half a face: \ud83d", "نصف وجه: \ufffd") == []

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hala_engine.jobs.answers import Answer
 from hala_engine.translate.documents import Document
 from hala_engine.translate.masking import mask
-from hala_engine.translate.segment import trim
+from hala_engine.translate.segment import Piece, cut, trim
+from hala_engine.translate.structure import same_structure
 
 MARK = re.compile(r"<x\d+/>")
 
@@ -18,7 +19,10 @@ MARK = re.compile(r"<x\d+/>")
 def run(text, model):
     """(the finished translation, the questions of each round)."""
     masked = mask(text)
-    document = Document(masked, trim(masked.text))
+    return finished(Document(masked, trim(masked.text)), model)
+
+
+def finished(document, model):
     rounds = []
     while questions := document.questions:
         rounds.append(questions)
@@ -102,6 +106,50 @@ def test_a_model_may_move_the_marks():
     done, rounds = run("Use `a` before `b` here", lambda q: "<x2/> ثم <x1/>")
     assert done.text == "`b` ثم `a`"
     assert len(rounds) == 1
+
+
+TABLE = "Name | Town\n--- | ---\n" + "\n".join(f"Ali {n} | Oran" for n in range(4))
+TAGGED = (
+    "User: What is [this *thing*](https://a.example)?\n**Answer:** It is **hard** – like\tstone.\n"
+    "- see [^1] | or\n[^1]: A note.\nTerm\n: what it means\n\n> Why?\n>\n> Because.\n"
+)
+
+
+@pytest.mark.parametrize("text", [TABLE, TAGGED])
+@pytest.mark.parametrize("limit", [1000, 8, 3])
+@pytest.mark.parametrize("model", ["forgetful", "flattening"])
+def test_signs_survive_a_weak_model_wherever_the_text_was_cut(text, limit, model):
+    masked = mask(text)
+    pieces = cut(masked.text, limit, lambda texts: [len(part.split()) for part in texts])
+    done, _ = finished(Document(masked, pieces), MODELS[model])
+    assert not (done.placeholder_lost or done.structure_lost)
+    assert same_structure(done.source, done.with_holes)
+    assert done.text.split() == run(text, fake_translation)[0].text.split()
+
+
+def test_line_ends_are_the_sources_even_if_the_model_knows_one_kind():
+    done, rounds = run("One.\r\nTwo.\r\n\r\nThree.", lambda q: "أ.\nب.\n\nج.")
+    assert (done.text, len(rounds)) == ("أ.\r\nب.\r\n\r\nج.", 1)
+
+
+def test_marks_that_the_prompt_had_not_are_left_out():
+    done, _ = run("One word", lambda q: "كلمة <x1/> واحدة <x2>")
+    assert done.text == "كلمة  واحدة"
+
+
+def test_pieces_that_are_each_right_may_have_lost_the_structure_of_the_whole():
+    pieces = [Piece("> Why?\n>", True), Piece("\n", False), Piece("> So.", True)]
+    for answer, is_lost in (("> لماذا؟\n>", False), ("> لماذا؟ >", True)):
+        answers = {"> Why?\n>": answer, "> So.": "> لأن."}
+        done, rounds = finished(Document(mask("> Why?\n>\n> So."), pieces), answers.get)
+        assert len(rounds) == 1
+        assert done.structure_lost == is_lost
+
+
+def test_a_part_that_comes_back_empty_is_a_loss():
+    done, _ = run("Input: happy", lambda q: {"Input": "المدخل"}.get(q, ""))
+    assert done.text == "المدخل: "
+    assert done.structure_lost
 
 
 def test_an_error_ends_the_text():

@@ -14,6 +14,7 @@ from fake_engine import fake_translation
 from instruction_rows import ROWS
 from markdown_it import MarkdownIt
 
+from hala_engine.rows.characters import whole_characters_within
 from hala_engine.translate import GenerationOptions, TranslateConfig, translate_job
 
 COLUMNS = ("instruction", "input", "response")
@@ -56,14 +57,14 @@ KEPT = [
         r"\r\n|[\n\r\x0b\x0c\x85\u2028\u2029]",
     )
 ]
-_HALF = re.compile("[\ud800-\udfff]")  # of a character: no model can be shown one
 _TAG = re.compile(r"</?(?:h\d|[ou]l|li|p|blockquote|table|t[rhd]|pre|hr|img|a)\b")
 _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
 
 
 @pytest.fixture(scope="module")
 def rows():
-    return read_lines(ROWS)
+    """With the half of a surrogate pair that one row has replaced, as the job does."""
+    return [whole_characters_within(row) for row in read_lines(ROWS)]
 
 
 @pytest.fixture(params=RUNS)
@@ -168,7 +169,6 @@ def test_every_row_is_there_and_whole(tmp_path, rows, engine, translate, run, ca
         if row["id"] in failing:
             continue
         for source, translation in check_row(row, other, columns, chats):
-            source = _HALF.sub("\ufffd", source)
             check_text(source, translation)
             changed += source != translation
             if invariant:
@@ -210,7 +210,7 @@ def test_parquet_keeps_the_same_rows(tmp_path, rows, translate):
     for row, other in zip(table.to_pylist(), read_rows(tmp_path / "lines"), strict=True):
         assert row["_hala"] == other["_hala"]
         for name in ("instruction", "instruction_ar", "input", "input_ar", "response_ar"):
-            assert row[name] == (other.get(name) and _HALF.sub("\ufffd", other[name]))
+            assert row[name] == other.get(name)
 
 
 def test_the_output_can_be_loaded(tmp_path, rows, translate):

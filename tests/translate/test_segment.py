@@ -1,6 +1,10 @@
+import time
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hala_engine.translate.masking import HOLE
 from hala_engine.translate.segment import cut, has_letter, trim
 
 _TEXT = st.text(
@@ -51,6 +55,30 @@ def test_pieces_are_no_longer_than_the_limit(text, limit):
 
 def cores(text, limit, count=count_words):
     return [piece.text for piece in cut(text, limit, count) if piece.translate]
+
+
+@pytest.mark.parametrize(
+    "text, core",
+    [
+        (f"Run this:\n\n{HOLE}\n", "Run this:"),
+        (f"{HOLE}\n{HOLE}\n\nIt prints {HOLE}.\n***", f"It prints {HOLE}."),
+        ("> What is it?\n>\n", "> What is it?"),
+        ("Title\n=====", "Title"),
+        ("12\n- one\n\n- two\n34", "- one\n\n- two"),
+        (f"{HOLE} is first\nand {HOLE}", f"{HOLE} is first\nand {HOLE}"),
+        ("one", "one"),
+    ],
+)
+def test_lines_without_a_letter_are_shown_only_between_others(text, core):
+    assert joined(trim(text)) == text
+    assert [piece.text for piece in trim(text) if piece.translate] == [core]
+
+
+def test_outer_lines_take_time_by_the_length_alone():
+    start = time.perf_counter()
+    for text in ("a" + "\n" * 100_000 + "b", "1\n" * 50_000 + "b" + "\n2" * 50_000):
+        assert joined(trim(text)) == text
+    assert time.perf_counter() - start < 2
 
 
 def test_paragraphs_are_preferred_to_sentences():

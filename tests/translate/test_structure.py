@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from instruction_rows import HOLE, MARKUP, corpus
 from markdown_it import MarkdownIt
 
-from hala_engine.translate.structure import same_structure
+from hala_engine.translate.structure import same_structure, with_line_ends_of
 
 
 @settings(max_examples=500)
@@ -79,6 +79,14 @@ TABLE = "| Name | Age |\n|---|---|\n| Ali | 7 |\n| Mona | 9 |"
         ("السؤال: لماذا؟\nالجواب: لا أدري.", "Question: why?\nAnswer: I do not know."),
         ("2 eggs\n1 cup of flour", "بيضتان\nكوب دقيق"),
         ("roses are red,\n  violets are blue", "الورد أحمر،\n  والبنفسج أزرق"),
+        ("First.\x85Second.", "الأول.\nالثاني."),
+        ("| 2 | Insertion |", "| ٢ | الإدراج |"),
+        (f"See [this]{HOLE} or [that]{HOLE}", f"انظر [ذاك]{HOLE} أو [هذا]{HOLE}"),
+        ("See [1] or 2", "انظر 1 أو 2"),
+        ("mass\tkilogram", "كتلة\tكيلوغرام"),
+        ("a trailing tab\t", "جدولة في النهاية"),
+        ("[^1]: The note.", "[^1]: الحاشية."),
+        ("Term\n: What it is", "مصطلح\n: ما هو"),
     ],
 )
 def test_kept_structure(source, translation):
@@ -130,10 +138,34 @@ def test_kept_structure(source, translation):
         ("text", f"نص\n```\n{HOLE}\n```"),
         ("roses are red,\n\n    violets are blue", "الورد أحمر،\n\nوالبنفسج أزرق"),
         ("One.", ""),
+        ("| 2 | Insertion |", "٢ الإدراج"),
+        ("| 2 | Insertion |", "| ٢ الإدراج |"),
+        ("Date | Room | 3", "التاريخ والغرفة | 3"),
+        (f"See [this]{HOLE}", f"انظر هذا]{HOLE}"),
+        (f"See [this]{HOLE}", f"انظر هذا {HOLE}"),
+        ("mass\tkilogram", "كتلة كيلوغرام"),
+        ("First.\x85Second.", "الأول. الثاني."),
+        ("[^1]: The note.", "الحاشية."),
+        ("Term\n: What it is", "مصطلح\nما هو"),
     ],
 )
 def test_lost_or_added_structure(source, translation):
     assert not same_structure(source, translation)
+
+
+@pytest.mark.parametrize(
+    "source, translation, expected",
+    [
+        ("a\r\nb\r\n\r\nc", "x\ny\n\nz", "x\r\ny\r\n\r\nz"),
+        ("a\r\nb\r\n\r\nc", "x\ny\n\n\nz", "x\r\ny\r\n\r\n\r\nz"),
+        ("a\nb", "x\r\ny", "x\ny"),
+        ("a\rb\u2028c", "x\ny\nz", "x\ry\u2028z"),
+        ("a\rb\u2028c", "x\ny\n\nz", "x\ny\n\nz"),
+        ("a", "x\r\n", "x\r\n"),
+    ],
+)
+def test_line_ends_are_the_sources(source, translation, expected):
+    assert with_line_ends_of(source, translation) == expected
 
 
 DOCUMENT = (
@@ -155,6 +187,9 @@ DOCUMENT = (
         *("".join(" " * (i % 200) + "- x\n" for i in range(1_000)), "User: a\n" * 12_000),
         *(
             "~~~\n" * 20_000,
+            f"[]{HOLE}" * 30_000,
+            "a \t" * 30_000,
+            " \t" * 50_000,
             f"{HOLE} " * 50_000,
             "[ ] " * 25_000,
             " \u200f" * 50_000,
@@ -162,7 +197,7 @@ DOCUMENT = (
         ),
         DOCUMENT * 300,
     ],
-    ids=range(19),
+    ids=range(22),
 )
 def test_time_grows_with_the_length_alone(text):
     """A hundred thousand characters: 2 s at most are needed, quadratic work takes minutes."""

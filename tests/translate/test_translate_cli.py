@@ -17,7 +17,8 @@ COMMAND = [sys.executable, "-m", "hala_engine.cli"]
 
 
 def command(*arguments):
-    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True)
+    words = [*COMMAND, *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, text=True, timeout=100)
 
 
 def test_help_is_quick_and_loads_nothing_heavy():
@@ -70,6 +71,10 @@ BAD_FILES = {
     "empty.jsonl": (b"", "no rows"),
     "broken.jsonl": (b'{"text": "a"}\n{"text" "b"}\n', "broken.jsonl:2: broken JSON"),
     "column.csv": (b"txt,n\na,1\n", "no column 'text'; it has 'txt', 'n'; did you mean 'txt'?"),
+    "cut.jsonl": (b'{"text": "a', "(Unterminated string starting at column 10)"),
+    "one.json": (b'{\n "text": "a"\n}\n', "an object must be on one line, or in an array"),
+    "wide.json": ('[{"text": "a"}]'.encode("utf-16"), "it looks like UTF-16"),
+    "mac.csv": (b"text,n\ra,1\r", "mac.csv:1: a carriage return outside quotes"),
     "latin.txt": (b"caf\xe9 au lait", "latin.txt:1: not UTF-8 at byte 3"),
     "not.parquet": (b"text", "not a readable parquet file"),
     "table.xlsx": (b"", "unknown kind of file"),
@@ -85,6 +90,14 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, name):
     [line] = done.stderr.splitlines()
     assert message in line
     assert not (tmp_path / "out").exists()
+
+
+def test_a_pipe_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "rows.jsonl")
+    done = command("translate", tmp_path, "--output", tmp_path.with_name("out"))
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert "rows.jsonl: not a plain file" in line
 
 
 def test_results_go_to_stdout_and_progress_to_stderr(tmp_path, write_rows):

@@ -178,13 +178,11 @@ def test_parquet_and_text_are_not_mixed(tmp_path, translate, parquet_file):
         translate(tmp_path)
 
 
-def test_halves_of_characters_are_kept_in_the_source_and_replaced_in_the_output(
-    tmp_path, translate
-):
+def test_halves_of_characters_are_replaced_since_nothing_reads_them(tmp_path, translate):
     (tmp_path / "a.jsonl").write_text('{"text": "a \\ud83d b"}\n')
     translate(tmp_path / "a.jsonl")
     [row] = read_rows(tmp_path / "out")
-    assert row["text"] == "a \ud83d b"
+    assert row["text"] == "a \ufffd b"
     assert row["text_ar"] == fake_translation("a \ufffd b")
     translate(tmp_path / "a.jsonl", output=tmp_path / "parquet", format="parquet")
     assert read_rows(tmp_path / "parquet", "parquet")[0]["text"] == "a \ufffd b"

@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 
 import pytest
 from fake_engine import fake_translation
@@ -68,7 +69,7 @@ def test_too_many_failures_end_the_job_and_a_higher_limit_resumes_it(
     tmp_path, translate, write_rows
 ):
     path = write_rows([*rows_of(10), {"text": 1}, {"text": "explode"}, {"text": 2}])
-    with pytest.raises(JobError, match="--max-failures 2 allows"):
+    with pytest.raises(JobError, match=r"row 1[12].*: (not|it) .* --max-failures 2 allows"):
         translate(path, max_failures=2, shard_rows=5)
     assert (tmp_path / "out/data/part-00001.jsonl").exists()
     assert not (tmp_path / "out/manifest.json").exists()
@@ -182,7 +183,7 @@ CHANGES = {
     "--prompt: 'Translate from": {"prompt": "hala"},
     "--temperature: 0.0 -> 0.7": {"generation": GenerationOptions(temperature=0.7)},
     "--shard-rows: 10000 -> 3": {"shard_rows": 3},
-    "--format: None -> 'parquet'": {"format": "parquet"},
+    "--format: 'jsonl' -> 'parquet'": {"format": "parquet"},
     "--limit: None -> 2": {"limit": 2},
 }
 
@@ -210,6 +211,51 @@ def test_another_input_or_model_is_refused(tmp_path, translate, engine, write_ro
     engine.fingerprint = "fake-2"
     with pytest.raises(InputError, match="model fingerprint: fake-1 -> fake-2"):
         translate(path, shard_rows=2)
+
+
+def test_a_finished_job_with_another_model_is_refused(tmp_path, translate, engine, write_rows):
+    path = write_rows(rows_of(5))
+    translate(path)
+    assert translate(path, model="another name of the same").already_complete
+    engine.fingerprint = "fake-2"
+    with pytest.raises(InputError, match="model fingerprint: fake-1 -> fake-2"):
+        translate(path, model="other")
+
+
+def test_a_job_whose_progress_is_gone_is_not_written_over(tmp_path, translate, write_rows):
+    path = write_rows(rows_of(5))
+    translate(path, shard_rows=2)
+    before = result_bytes(tmp_path / "out")
+    shutil.rmtree(tmp_path / "out/.progress")
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"without the record of how far it came"):
+            translate(path, shard_rows=3)
+        assert result_bytes(tmp_path / "out") == before
+    translate(path, shard_rows=3, overwrite=True)
+    assert len(read_rows(tmp_path / "out")) == 5
+
+
+def test_a_damaged_record_makes_its_shard_again(tmp_path, translate, write_rows):
+    path = write_rows(rows_of(5))
+    translate(path, shard_rows=2)
+    before = result_bytes(tmp_path / "out")
+    (tmp_path / "out/.progress/part-00001.json").write_text("{")
+    assert translate(path, shard_rows=2).run.rows == 2
+    assert result_bytes(tmp_path / "out") == before
+
+
+def test_the_format_may_be_named_on_resume(translate, write_rows):
+    path = write_rows(rows_of(5))
+    translate(path)
+    assert translate(path, format="jsonl").already_complete
+
+
+def test_a_column_of_another_type_is_refused_before_work(translate, write_rows):
+    path = write_rows([{"text": "a", "n": 1, "m": ["a"]}, {"text": "b", "n": 2, "m": []}])
+    with pytest.raises(InputError, match=r"rows.jsonl: column 'n' is int64, not text"):
+        translate(path, columns=("n",))
+    with pytest.raises(InputError, match=r"column 'text' is string, not a list of messages"):
+        translate(path, columns=(), messages_column="text")
 
 
 def test_the_same_input_touched_or_moved_is_the_same_job(tmp_path, translate, write_rows):
@@ -322,7 +368,7 @@ def test_columns_are_checked_before_work(translate, write_rows, rows, message):
         ({"shard": (5, 4)}, "--shard 5/4"),
         ({"shard_rows": 0}, "--shard-rows 0: must be 1 or more"),
         ({"limit": 0}, "--limit 0"),
-        ({"generation": GenerationOptions(top_p=2)}, "top_p"),
+        ({"generation": GenerationOptions(top_p=2)}, "--top-p must be"),
         ({"generation": GenerationOptions(max_new_tokens=-1)}, "max-new-tokens"),
         ({"prompt": "nothing"}, "must hold"),
     ],

@@ -24,9 +24,9 @@ class CheckOptions:
     def validate(self) -> None:
         """Raise InputError for the first threshold that cannot be."""
         low, high = self.min_length_ratio, self.max_length_ratio
-        if low is not None and low < 0:
+        if low is not None and not low >= 0:
             raise InputError(f"--min-length-ratio {low:g}: must be 0 or more")
-        if high is not None and high <= 0:
+        if high is not None and not high > 0:
             raise InputError(f"--max-length-ratio {high:g}: must be above 0")
         if low is not None and high is not None and low > high:
             raise InputError(
