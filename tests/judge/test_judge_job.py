@@ -7,6 +7,7 @@ import shlex
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import load_dataset
 from judge_outputs import numbers, read_failures, read_rows, result_bytes
 
 from hala_engine.cli import main
@@ -363,3 +364,35 @@ def test_a_split_without_rows_is_not_in_the_card(tmp_path, judge, write_rows):
     judge(write_rows(pairs(0.1, 0.2)))
     loaded = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
     assert list(loaded) == ["rejected"]
+
+
+EARLIER = {"id": 7, "flags": [], "prompt_tokens": 30, "output_tokens": 12}
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_a_translation_is_judged_and_keeps_what_is_known_of_it(tmp_path, judge, write_rows, format):
+    """Of its rows none has a flag, as in most of an ordinary one; the judge adds some."""
+    rows = [row | {"_hala": EARLIER} for row in pairs(0.9, 0.2)]
+    rows.append({"en": "text", "ar": " ", "n": 2, "_hala": EARLIER})
+    judge(write_rows(rows), format=format)
+    [accepted] = read_rows(tmp_path / "out", "accepted", format)
+    unknown = {"accept_logprob": None, "reject_logprob": None}
+    assert accepted["_hala"].pop("score") == pytest.approx(0.9)
+    assert {**accepted["_hala"], **unknown} == EARLIER | unknown
+    [bad, empty] = read_rows(tmp_path / "out", "rejected", format)
+    assert bad["_hala"]["flags"] == []
+    assert empty["_hala"] == EARLIER | {"flags": ["empty"], "score": 0.0} | unknown
+    sets = load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
+    assert sets["rejected"][1]["_hala"]["flags"] == ["empty"]
+
+
+@pytest.mark.parametrize("info", ["a text", {"flags": "x"}, {"score": "high"}, {"id": [1]}])
+def test_an_info_column_that_no_job_writes_is_refused(judge, write_rows, info):
+    with pytest.raises(InputError, match=r"column '_hala' .* which no job writes; drop or rename"):
+        judge(write_rows([row | {"_hala": info} for row in pairs(0.9)]))
+
+
+def test_a_job_whose_rows_all_failed_has_a_card_without_splits(tmp_path, judge, write_rows):
+    result = judge(write_rows([{"en": "a", "ar": None}, {"en": None, "ar": "a"}]))
+    assert (result.job.failed_rows, result.job.rows_written) == (2, 0)
+    assert "data_files" not in (tmp_path / "out/README.md").read_text()

@@ -93,6 +93,14 @@ def test_drop_flagged_leaves_rows_out_and_keeps_ids(tmp_path, translate, write_r
         assert manifest["counts"]["flags"] == {"empty": 1}
 
 
+def test_the_card_of_a_job_that_dropped_every_row_names_no_files(tmp_path, translate, write_rows):
+    result = translate(write_rows([{"text": ""}, {"text": " "}]), drop_flagged=True)
+    assert (result.job.rows, result.job.rows_written) == (2, 0)
+    card = (tmp_path / "out/README.md").read_text()
+    assert "data_files" not in card
+    assert "2 rows that failed or had a flag were left out" in card
+
+
 def test_limit(tmp_path, translate, write_rows):
     path = write_rows(rows_of(10))
     path.write_text(path.read_text() + "broken beyond the limit\n")
