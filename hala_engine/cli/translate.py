@@ -153,7 +153,7 @@ def translate(
         revision=revision,
         columns=_names(columns, none=messages_column is not None),
         messages_column=messages_column,
-        copied_roles=tuple(name.strip() for name in copied_roles.split(",")),
+        copied_roles=tuple(name.strip() for name in copied_roles.split(",") if name.strip()),
         source=source,
         target=target,
         prompt=prompt,

@@ -6,6 +6,7 @@ import pytest
 from translate_jobs import read_rows
 
 from hala_engine.cli import main
+from hala_engine.translate.documents import Document
 
 SENTENCE = "Nobody knows how far the old road really goes"
 ARABIC = "لا أحد يعرف إلى أي مدى يمتد الطريق القديم"
@@ -147,3 +148,14 @@ def test_a_row_is_empty_when_there_was_nothing_to_translate_or_nothing_came_back
     translate(path, columns=("a", "b"))
     flags = [written["_hala"]["flags"] for written in read_rows(tmp_path / "out")]
     assert flags == [[], expected]
+
+
+def test_a_lost_placeholder_is_flagged(tmp_path, translate, write_rows, monkeypatch):
+    """No model can lose one, since pieces are cut until they hold none; should one be lost, it is
+    told."""
+    finished = Document.translation
+    monkeypatch.setattr(
+        Document, "translation", lambda self: finished(self)._replace(placeholder_lost=True)
+    )
+    translate(write_rows([{"text": "Run `x` now"}]))
+    assert flags_in(tmp_path / "out") == ["placeholder_lost"]
