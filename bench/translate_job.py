@@ -7,7 +7,7 @@ reading rows, masking, cutting, keeping answers, joining, checking, writing.
 
 `scale`: a tiny random model over many short rows, killed with SIGKILL when certain numbers of rows
 are done. Resuming is timed from the start of the process to the first new answer, and memory is
-the kernel's record of each process.
+the kernel's record (VmHWM) of each process.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,6 @@ def overhead(rows: int, repeats: int, scratch: Path) -> dict[str, Any]:
         "samples": samples,
         "share": share,
         "us_per_row": 1e6 * share * samples[-1]["job_seconds"] / rows,
-        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "met": share < LARGEST_SHARE,
     }
 
@@ -183,19 +182,29 @@ def _timed_run(source: Path, target: Path, model: Path, stop: int | None) -> dic
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+    peak = 0
     while process.poll() is None and (stop is None or _rows_done(target) < stop):
+        peak = max(peak, _peak_rss(process.pid))
         time.sleep(0.05)
     seconds = time.time() - start
     process.kill()
-    _, _, usage = os.wait4(process.pid, 0) if process.returncode is None else (0, 0, None)
-    peak = usage.ru_maxrss if usage else resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    process.wait()
     return {
         "rows_done_before": done_before,
         "rows_done_after": _rows_done(target),
         "first_answer_seconds": float(note.read_text()) - start,
         "seconds": seconds,
-        "peak_rss_bytes": peak * 1024,
+        "peak_rss_bytes": peak,
     }
+
+
+def _peak_rss(pid: int) -> int:
+    """Bytes; of the program alone, not of what it was forked from. 0 when it has ended."""
+    with suppress(OSError, ProcessLookupError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return 0
 
 
 def _rows_done(target: Path) -> int:
@@ -241,7 +250,7 @@ def print_tables(result: dict[str, Any], console: Console) -> None:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.translate_job", description=__doc__)
     parser.add_argument("parts", nargs="*", default=["overhead", "scale"])
-    parser.add_argument("--rows", type=int, default=50_000, help="of overhead")
+    parser.add_argument("--rows", type=int, default=20_000, help="of overhead")
     parser.add_argument("--repeats", type=int, default=3, help="of overhead")
     parser.add_argument("--scale-rows", type=int, default=1_000_000)
     parser.add_argument("--stops", default="10000,100000,990000", help="rows done at each kill")

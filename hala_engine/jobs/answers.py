@@ -52,6 +52,7 @@ class Answers:
     def __init__(self, path: Path):
         self._path = path
         self._block: list[tuple] = []
+        self._keys: dict[str, bytes] = {}  # of questions looked for in vain
         self._answers = self._open()
 
     def _open(self) -> sqlite3.Connection:
@@ -65,16 +66,19 @@ class Answers:
 
     def get(self, question: str) -> Answer | None:
         """The answer, if one was kept."""
-        found = self._answers.execute(_GET, (_key(question),)).fetchone()
+        key = _key(question)
+        found = self._answers.execute(_GET, (key,)).fetchone()
         if found is None:
+            self._keys[question] = key
             return None
         *plain, scores = found
         return Answer(*plain, scores=tuple(map(float, scores.split())) if scores else ())
 
     def put(self, question: str, answer: Answer) -> None:
         """Add to the block in work."""
-        *plain, scores = answer
-        self._block.append((_key(question), *plain, " ".join(map(repr, scores))))
+        key = self._keys.pop(question, None) or _key(question)
+        scores = " ".join(map(repr, answer.scores)) if answer.scores else ""
+        self._block.append((key, *answer[:-1], scores))
 
     @property
     def pending(self) -> int:
@@ -91,6 +95,7 @@ class Answers:
             with _errors_named(self._path), self._answers:
                 self._answers.executemany(_PUT, self._block)
             self._block = []
+            self._keys.clear()
 
     def close(self) -> None:
         with suppress(sqlite3.Error):

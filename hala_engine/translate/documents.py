@@ -55,6 +55,8 @@ class _Part:
 class Document:
     """The state of one text. `error`: why it has no translation."""
 
+    __slots__ = ("_masked", "_parts", "error", "output_tokens", "prompt_tokens", "questions")
+
     def __init__(self, masked: Masked, pieces: list[Piece]):
         self._masked = masked
         self._parts = [_part(piece, 0) for piece in pieces]
@@ -83,6 +85,12 @@ class Document:
 
     def translation(self) -> Translation:
         """Of a finished text."""
+        source, spans = self._masked
+        if len(self._parts) == 1 and not spans:  # as most are
+            [part] = self._parts
+            text = part.text if part.result is None else part.result
+            is_lost = text == "" or (part.spoilt and not same_structure(source, text))
+            return Translation(text, source, text, part.truncated, False, is_lost)
         truncated = is_spoilt = is_blank = False
         texts, order, holes, asked = [], [], 0, 0
         for part in self._parts:
@@ -91,12 +99,10 @@ class Document:
             is_blank |= part.result == ""
             asked += part.result is not None
             texts.append(part.text if part.result is None else part.result)
-            if self._masked.spans:
-                count = part.text.count(HOLE)
-                local = range(count) if part.order is None else part.order
-                order += [holes + index for index in local]
-                holes += count
-        source, spans = self._masked
+            count = part.text.count(HOLE)
+            local = range(count) if part.order is None else part.order
+            order += [holes + index for index in local]
+            holes += count
         with_holes = "".join(texts)
         # Each of several pieces may be right by itself and yet not fit the others.
         is_sure = asked <= 1 and not is_spoilt

@@ -134,7 +134,7 @@ class _Shard:
                     yield from self._text_requests(row, text)
             self._supply(row)
 
-    def _text_requests(self, row: int, text: str) -> Iterator[Request]:
+    def _text_requests(self, row: int, text: str) -> list[Request]:
         document = self._documents.get(text)
         ids = None
         if is_new := document is None:
@@ -147,13 +147,14 @@ class _Shard:
             self._missing[row] += 1
         if document.error is not None:
             self._failed.add(row, "", document.error)
-        if is_new:
-            yield from self._document_requests(document, ids)
+        return self._document_requests(document, ids) if is_new else []
 
-    def _document_requests(self, document: Document, ids: list[int] | None) -> Iterator[Request]:
+    def _document_requests(self, document: Document, ids: list[int] | None) -> list[Request]:
+        """What is to be asked for a text, beyond what has been asked or answered before."""
+        requests: list[Request] = []
         questions = document.questions
         if not questions:
-            return
+            return requests
         self._unanswered[document] = len(questions)
         for question in questions:
             if question in self._answers:
@@ -165,7 +166,8 @@ class _Shard:
                 self._answered(document)
             else:
                 self._waiting[question] = [document]
-                yield self._translator.request(question, ids)
+                requests.append(self._translator.request(question, ids))
+        return requests
 
     def take(self, question: str, answer: Answer) -> None:
         """Note one of the engine's answers."""
