@@ -131,6 +131,11 @@ def translate(
 ) -> int:
     """Translate columns of a dataset.
 
+    Code, URLs, e-mail addresses, LaTeX, placeholders and HTML tags are never translated, and lines,
+    lists and tables are kept. What looks wrong with a row is in its "_hala" as flags: truncated,
+    repetition, untranslated, wrong_script, length_ratio, placeholder_lost, empty, structure_lost,
+    markup_broken, preface, answered.
+
     The same command again resumes a job that was stopped.
 
     Exit codes: 0 done; 1 failed; 2 bad input; 3 done, but some rows failed (failures.jsonl);
