@@ -46,7 +46,7 @@ _PUT = "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)"
 class Answers:
     """The answers of one job, by question. The job's lock keeps other processes away.
 
-    Raises JobError when the disk is full.
+    Raises JobError when the disk is full or the file was damaged.
     """
 
     def __init__(self, path: Path):
@@ -56,18 +56,23 @@ class Answers:
         self._answers = self._open()
 
     def _open(self) -> sqlite3.Connection:
-        try:
-            return _connect(self._path)
-        except sqlite3.DatabaseError:
-            # A power cut may leave a damaged file: it only saves work, so begin it anew.
-            discard(self._path)
-            with _errors_named(self._path):
+        with _errors_named(self._path):
+            try:
+                return _connect(self._path)
+            except sqlite3.OperationalError:
+                raise
+            except sqlite3.DatabaseError:
+                # A power cut may leave a damaged file: it only saves work, so begin it anew.
+                discard(self._path)
                 return _connect(self._path)
 
     def get(self, question: str) -> Answer | None:
         """The answer, if one was kept."""
         key = _key(question)
-        found = self._answers.execute(_GET, (key,)).fetchone()
+        try:
+            found = self._answers.execute(_GET, (key,)).fetchone()
+        except sqlite3.DatabaseError as error:
+            raise _named(self._path, error) from error
         if found is None:
             self._keys[question] = key
             return None
@@ -127,11 +132,18 @@ def _connect(path: Path) -> sqlite3.Connection:
 def _errors_named(path: Path) -> Iterator[None]:
     try:
         yield
-    except sqlite3.OperationalError as error:
-        raise JobError(
-            f"{path}: {error}; finished shards are kept: mend the cause (a full disk?) and run "
-            "the same command again"
-        ) from error
+    except sqlite3.DatabaseError as error:
+        raise _named(path, error) from error
+
+
+def _named(path: Path, error: sqlite3.DatabaseError) -> JobError:
+    if isinstance(error, sqlite3.OperationalError):
+        remedy = "mend the cause (a full disk?)"
+    else:  # what a power cut may leave
+        remedy = "delete that file"
+    return JobError(
+        f"{path}: {error}; finished shards are kept: {remedy} and run the same command again"
+    )
 
 
 def _key(question: str) -> bytes:

@@ -55,7 +55,7 @@ class Translator:
             for question, answer in self.asker.ask(requests, answers):
                 shard.take(question, answer)
                 progress.update(shard.rows_done, self.asker.engine.stats)
-            if not shard.begin_round():
+            if not shard.is_unfinished:
                 return [shard.row(index) for index in range(len(records))]
             requests = shard.finer_requests()
 
@@ -196,7 +196,8 @@ class _Shard:
             del self._missing[row]
             self.rows_done += 1
 
-    def begin_round(self) -> bool:
+    @property
+    def is_unfinished(self) -> bool:
         """Whether texts are left that have finer questions."""
         return bool(self._rows_of)
 

@@ -59,6 +59,30 @@ def test_a_full_disk_is_one_line(path):
         answers.commit()
 
 
+def test_a_file_damaged_within_is_one_line_that_says_what_to_do(path):
+    answers = Answers(path)
+    for number in range(2000):
+        answers.put(str(number), ANSWER)
+    answers.commit()
+    answers.close()
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * (path.stat().st_size - 2 * 4096))
+    answers = Answers(path)
+    with pytest.raises(JobError, match=r"answers.sqlite: .*; finished shards .* delete that file"):
+        answers.get("1000")
+    answers.put("new", ANSWER)
+    with pytest.raises(JobError, match=r"answers.sqlite: .*; finished shards .* delete that file"):
+        answers.commit()
+
+
+def test_a_file_that_cannot_be_opened_is_one_line_and_stays(tmp_path):
+    (tmp_path / "answers.sqlite").mkdir()
+    with pytest.raises(JobError, match=r"answers.sqlite: unable to open"):
+        Answers(tmp_path / "answers.sqlite")
+    assert (tmp_path / "answers.sqlite").is_dir()
+
+
 def test_discard_removes_the_file_and_its_journal(path):
     discard(path)
     answers = Answers(path)

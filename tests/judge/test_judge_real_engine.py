@@ -8,52 +8,19 @@ import time
 import pytest
 import torch
 from judge_outputs import read_rows, result_bytes
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from hala_engine.judge import EngineOptions, JudgeConfig, judge_job
+from tests.tiny_lfm2 import SPECIAL, write_tiny_lfm2
 
-SPECIAL = ["<|pad|>", "<|startoftext|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 ROWS, SHARD_ROWS = 900, 150
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A directory with a two-layer model of random weights and a byte-level tokenizer."""
-    from transformers import Lfm2Config, Lfm2ForCausalLM
-
     path = tmp_path_factory.mktemp("model")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=340, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+    return write_tiny_lfm2(
+        path, "Verdict: accept or reject the translation", vocab=340, context=2048
     )
-    tokenizer.train_from_iterator(["Verdict: accept or reject the translation"], trainer)
-    tokenizer.save(str(path / "tokenizer.json"))
-    (path / "tokenizer_config.json").write_text(
-        json.dumps({"bos_token": SPECIAL[1], "eos_token": SPECIAL[4], "chat_template": TEMPLATE})
-    )
-    torch.manual_seed(0)
-    config = Lfm2Config(
-        vocab_size=340,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=2048,
-        full_attn_idxs=[1],
-        block_auto_adjust_ff_dim=False,
-        eos_token_id=4,
-        initializer_range=0.3,
-    )
-    Lfm2ForCausalLM(config).save_pretrained(path)
-    return path
 
 
 @pytest.fixture(scope="module")

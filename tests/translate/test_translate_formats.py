@@ -89,6 +89,16 @@ def test_json_types_survive_in_parquet_and_mixed_columns_become_json_text(
     assert json.loads(table.column("d")[1].as_py()) == {"a": [], "c": "é😀"}
 
 
+def test_floats_that_come_late_make_floats_of_whole_numbers_too_large_for_them(
+    tmp_path, translate, write_rows
+):
+    """Types are found a thousand rows at a time."""
+    rows = [{"text": "a", "f": 2**60 + 1} for _ in range(1000)] + [{"text": "b", "f": 0.5}]
+    translate(write_rows(rows), format="parquet")
+    table = pq.read_table(tmp_path / "out/data/part-00000.parquet")
+    assert set(table.column("f").to_pylist()) == {float(2**60), 0.5}
+
+
 def test_a_type_that_changes_late_in_the_file_is_found_before_work(tmp_path, translate, write_rows):
     rows = [{"text": "a", "v": index} for index in range(1500)] + [{"text": "b", "v": "word"}]
     translate(write_rows(rows), format="parquet", shard_rows=700)
