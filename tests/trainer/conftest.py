@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import Lfm2Config, PreTrainedTokenizerFast
+from transformers import (
+    Cohere2Config,
+    Gemma2Config,
+    Lfm2Config,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
 
 CHATML = (
     "{{- bos_token -}}"
@@ -55,6 +62,42 @@ def tiny_config(vocab_size: int) -> Lfm2Config:
         eos_token_id=7,
         architectures=["Lfm2ForCausalLM"],
     )
+
+
+def small_config(architecture: str, vocab_size: int) -> PreTrainedConfig:
+    """Of each architecture that is trained, with all that sets it apart at work."""
+    if architecture == "lfm2":
+        return tiny_config(vocab_size)
+    shared = {
+        "vocab_size": vocab_size,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 128,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 7,
+    }
+    if architecture == "gemma2":
+        return Gemma2Config(
+            **shared,
+            head_dim=16,
+            query_pre_attn_scalar=12,
+            sliding_window=4,
+            attn_logit_softcapping=5.0,
+            final_logit_softcapping=3.0,
+            layer_types=["sliding_attention", "full_attention"],
+        )
+    if architecture == "cohere2":
+        return Cohere2Config(
+            **shared,
+            sliding_window=4,
+            logit_scale=0.25,
+            layer_types=["sliding_attention", "full_attention"],
+        )
+    return Qwen2Config(**shared, tie_word_embeddings=False)
 
 
 @pytest.fixture(scope="session")
@@ -108,7 +151,8 @@ warmup_steps = 2
 [train]
 out = "{tmp_path / "run"}"
 steps = 6
-rows = 4
+global_batch = 4
+micro_batch = 4
 threads = 1
 [checkpoint]
 every = 2

@@ -1,12 +1,7 @@
-"""The recipe: one frozen dataclass per section, read from TOML, checked once, here."""
+"""The recipe's sections, one frozen dataclass each, and the rules their values obey."""
 
-import dataclasses
-import difflib
-import json
-import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_args, get_origin
 
 from hala_trainer.errors import InputError
 
@@ -14,21 +9,27 @@ from hala_trainer.errors import InputError
 @dataclass(frozen=True)
 class ModelConfig:
     path: str = ""  # Hugging Face directory or hub id
+    revision: str = ""  # of a hub id
     init: str = "pretrained"  # "random": only config.json and the tokenizer are read
     seed: int = 0  # of the random weights
-    compute: str = "bfloat16"  # what forward and backward run in; master weights are float32
-    attention: str = "sdpa"  # or "eager": plain matmul and softmax, faster when rows are short
+    compute: str = "bfloat16"  # what the blocks run in; master weights are float32
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    train: list[str] = field(default_factory=list)  # .jsonl or .parquet
+    train: list[str] = field(default_factory=list)  # .jsonl, .parquet, or folders of them
     weights: list[float] = field(default_factory=list)  # passes over each source per epoch
     eval: list[str] = field(default_factory=list)
+    eval_documents: int = 1024  # at most, from the start of each eval source
     seq_len: int = 1024  # tokens in a packed row
+    packing: str = "best_fit"  # "none": a document a row, padded to the longest beside it
+    overlong: str = "refuse"  # a document longer than seq_len: refuse the run, or "drop" it
     seed: int = 0  # of the data order
     cache: str = ""  # tokenised data; default OUT/cache
-    eval_documents: int = 1024  # at most, from the start of the eval sources
+    messages_column: str = "messages"
+    prompt_column: str = "prompt"  # read, with response_column, where a row has no messages
+    response_column: str = "response"
+    prompt_template: str = "{prompt}"  # the user's turn made of the prompt column
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,16 @@ class TrainConfig:
     out: str = ""  # output directory
     steps: int = 0  # either this
     epochs: float = 0.0  # or this
-    rows: int = 8  # packed rows in one forward pass
-    accumulate: int = 1  # forward passes per step
+    global_batch: int = 8  # packed rows of a step, over all processes and accumulation
+    micro_batch: int = 8  # packed rows of one forward pass on one process
+    recompute: str = "none"  # activations made again in the backward pass: selective, full
     compile: bool = False  # torch.compile each block
+    reshard: bool = True  # free a block's gathered weights after its forward pass
+    device: str = "auto"  # cpu, cuda
     threads: int = 0  # CPU threads; 0 = torch's choice
+    on_bad_step: str = "stop"  # a loss or gradient that is NaN, infinite or spikes; or "skip"
+    max_bad_steps: int = 10  # skipped in a row before the run stops after all
+    spike: float = 0.0  # a loss above this many times the recent median is bad; 0 = off
 
 
 @dataclass(frozen=True)
@@ -59,12 +66,17 @@ class CheckpointConfig:
     every: int = 500  # steps
     keep: int = 2
     final_dtype: str = "bfloat16"  # of final/
+    asynchronous: bool = True  # written while training goes on
 
 
 @dataclass(frozen=True)
 class LogConfig:
     every: int = 10  # steps between progress lines and rows of metrics.jsonl
     eval_every: int = 500  # steps; 0 = only at the end
+    samples: int = 0  # prompts of the eval data answered after each evaluation
+    sample_tokens: int = 128  # at most, in each answer
+    tensorboard: bool = True
+    peak_tflops: float = 0.0  # of one device, for MFU; 0 = by the name of the GPU
 
 
 @dataclass(frozen=True)
@@ -80,93 +92,74 @@ class Recipe:
     def out(self) -> Path:
         return Path(self.train.out)
 
+    def accumulate(self, world: int) -> int:
+        """Forward passes of a step on each of `world` processes."""
+        t = self.train
+        passes, left = divmod(t.global_batch, t.micro_batch * world)
+        if left:
+            raise InputError(
+                f"train.global_batch = {t.global_batch} is no multiple of train.micro_batch = "
+                f"{t.micro_batch} rows on {world} process{'es' if world > 1 else ''}; "
+                f"{t.micro_batch * world * max(1, passes)} or "
+                f"{t.micro_batch * world * (passes + 1)} would be"
+            )
+        return passes
+
 
 SECTIONS = {f.name: f.type for f in fields(Recipe)}
 # A run may be resumed with other values of these; any other change would make it another run.
-FREE_ON_RESUME = ("checkpoint", "log", "train.steps", "train.epochs", "train.threads", "data.cache")
+FREE_ON_RESUME = (
+    "checkpoint",
+    "log",
+    *(f"train.{key}" for key in ("steps", "epochs", "threads", "micro_batch", "recompute")),
+    *(f"train.{key}" for key in ("reshard", "device", "on_bad_step", "max_bad_steps", "spike")),
+    "train.compile",
+    "data.cache",
+    "data.eval",
+    "data.eval_documents",
+)
+CHOICES = {
+    "model.init": ("pretrained", "random"),
+    "model.compute": ("bfloat16", "float32"),
+    "data.packing": ("best_fit", "none"),
+    "data.overlong": ("refuse", "drop"),
+    "optim.schedule": ("cosine", "linear", "constant"),
+    "train.recompute": ("none", "selective", "full"),
+    "train.device": ("auto", "cpu", "cuda"),
+    "train.on_bad_step": ("stop", "skip"),
+    "checkpoint.final_dtype": ("bfloat16", "float32", "float16"),
+}
 
 
-def load_recipe(path: Path, overrides: list[str]) -> Recipe:
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the recipe ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid TOML: {error}") from None
-    for override in overrides:
-        _apply_override(table, override)
-    unknown = set(table) - set(SECTIONS)
-    if unknown:
-        raise InputError(_unknown("section", min(unknown), list(SECTIONS)))
-    recipe = Recipe(**{name: _section(name, cls, table) for name, cls in SECTIONS.items()})
-    _check(recipe)
-    return recipe
-
-
-def _apply_override(table: dict, override: str) -> None:
-    key, equals, text = override.partition("=")
-    section, dot, name = key.strip().partition(".")
-    if not (equals and dot and section and name):
-        raise InputError(f"{override!r}: an override is section.key=value, e.g. optim.lr=1e-4")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()  # a bare word is a string
-    table.setdefault(section, {})[name] = value
-
-
-def _section(name: str, cls: type, table: dict) -> Any:
-    given = table.get(name, {})
-    if not isinstance(given, dict):
-        raise InputError(f"[{name}] must be a table of keys")
-    kinds = {f.name: f.type for f in fields(cls)}
-    for key in given:
-        if key not in kinds:
-            raise InputError(_unknown("key", key, list(kinds), prefix=f"{name}."))
-    return cls(**{k: _typed(f"{name}.{k}", v, kinds[k]) for k, v in given.items()})
-
-
-def _unknown(what: str, name: str, known: list[str], prefix: str = "") -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-    return f"unknown {what} {prefix}{name}; did you mean {prefix}{near[0]}?"
-
-
-def _typed(key: str, value: Any, kind: Any) -> Any:
-    if get_origin(kind) is list:
-        (inner,) = get_args(kind)
-        values = value if isinstance(value, list) else [value]
-        return [_typed(key, v, inner) for v in values]
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is not kind:
-        raise InputError(f"{key} must be {kind.__name__}, not {json.dumps(value, default=str)}")
-    return value
-
-
-def _check(recipe: Recipe) -> None:
+def check(recipe: Recipe) -> None:
+    """Raises InputError for the first rule that does not hold."""
     m, d, o, t, c, g = (getattr(recipe, name) for name in SECTIONS)
-    choices = {
-        "model.init": (m.init, ("pretrained", "random")),
-        "model.compute": (m.compute, ("bfloat16", "float32")),
-        "model.attention": (m.attention, ("sdpa", "eager")),
-        "optim.schedule": (o.schedule, ("cosine", "linear", "constant")),
-        "checkpoint.final_dtype": (c.final_dtype, ("bfloat16", "float32", "float16")),
-    }
-    for key, (value, allowed) in choices.items():
+    for key, allowed in CHOICES.items():
+        section, name = key.split(".")
+        value = getattr(getattr(recipe, section), name)
         if value not in allowed:
             raise InputError(f"{key} must be one of {', '.join(allowed)}, not {value!r}")
     rules = {
         "model.path is missing: a Hugging Face directory or hub id": m.path,
         "train.out is missing: the directory to write to": t.out,
         "data.train is missing: at least one .jsonl or .parquet file": d.train,
-        "data.weights needs one positive number per file of data.train": not d.weights
+        "data.weights needs one positive number per entry of data.train": not d.weights
         or (len(d.weights) == len(d.train) and min(d.weights) > 0),
         "data.seq_len must be at least 2": d.seq_len >= 2,
         "data.eval_documents must be at least 1": d.eval_documents >= 1,
+        "data.seed must not be negative": d.seed >= 0,
+        "data.prompt_template must hold {prompt}": "{prompt}" in d.prompt_template,
         "give either train.steps or train.epochs": (t.steps > 0) != (t.epochs > 0),
-        "train.rows and train.accumulate must be at least 1": min(t.rows, t.accumulate) >= 1,
+        "train.steps and train.epochs must not be negative": min(t.steps, t.epochs) >= 0,
+        "train.global_batch and train.micro_batch must be at least 1": min(
+            t.global_batch, t.micro_batch
+        )
+        >= 1,
         "train.threads must not be negative": t.threads >= 0,
+        "train.max_bad_steps must be at least 1": t.max_bad_steps >= 1,
+        "train.spike must be 0 (off) or above 1": t.spike == 0 or t.spike > 1,
         "optim.lr must be positive": o.lr > 0,
+        "optim.eps must be positive": o.eps > 0,
         "optim.min_lr must lie between 0 and optim.lr": 0 <= o.min_lr <= o.lr,
         "optim.betas must be two numbers in [0, 1)": len(o.betas) == 2
         and all(0 <= b < 1 for b in o.betas),
@@ -175,34 +168,13 @@ def _check(recipe: Recipe) -> None:
         )
         >= 0,
         "checkpoint.every and checkpoint.keep must be at least 1": min(c.every, c.keep) >= 1,
-        "log.every must be at least 1": g.every >= 1,
-        "log.eval_every must not be negative": g.eval_every >= 0,
+        "log.every and log.sample_tokens must be at least 1": min(g.every, g.sample_tokens) >= 1,
+        "log.eval_every, samples and peak_tflops must not be negative": min(
+            g.eval_every, g.samples, g.peak_tflops
+        )
+        >= 0,
+        "log.samples needs data.eval, whose prompts are answered": not g.samples or d.eval,
     }
     for message, holds in rules.items():
         if not holds:
             raise InputError(message)
-
-
-def to_toml(recipe: Recipe) -> str:
-    """Values are strings, numbers, booleans and lists of them, which JSON spells as TOML does."""
-    lines = []
-    for section, values in dataclasses.asdict(recipe).items():
-        lines.append(f"[{section}]")
-        lines += [f"{k} = {json.dumps(v, ensure_ascii=False)}" for k, v in values.items()]
-        lines.append("")
-    return "\n".join(lines)
-
-
-def refuse_changed(recipe: Recipe, resolved: Path) -> None:
-    """Refuse to resume a run whose recipe changed in a way that would make it another run."""
-    old = tomllib.loads(resolved.read_text(encoding="utf-8"))
-    new = tomllib.loads(to_toml(recipe))
-    for section, values in new.items():
-        for key, value in values.items():
-            before = old.get(section, {}).get(key, value)
-            name = f"{section}.{key}"
-            if before != value and section not in FREE_ON_RESUME and name not in FREE_ON_RESUME:
-                raise InputError(
-                    f"{resolved.parent} holds a run with {name} = {before!r}, now {value!r}; "
-                    "set it back to resume, or choose another train.out"
-                )

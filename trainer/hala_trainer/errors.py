@@ -1,8 +1,8 @@
 """The two ways a run can fail, each ending as one line on stderr, and the way it can be stopped."""
 
+from hala_engine.errors import InputError
 
-class InputError(Exception):
-    """Wrong usage or bad input found before training began (exit code 2)."""
+__all__ = ["InputError", "Stopped", "TrainError"]  # InputError: bad input, found before training
 
 
 class TrainError(Exception):

@@ -1,16 +1,19 @@
-"""AdamW on the master weights, its learning rate, and gradient clipping."""
+"""AdamW on the master weights, its learning rate, and the norm of the gradients."""
 
 import math
+from collections.abc import Iterable
 
 import torch
+from torch.distributed.tensor import DTensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from hala_trainer.config import OptimConfig
 
 
-def build_optimizer(masters: dict[str, torch.Tensor], config: OptimConfig) -> torch.optim.AdamW:
+def build_optimizer(parameters: dict[str, torch.Tensor], config: OptimConfig) -> torch.optim.AdamW:
     """Decay acts on matrices; norms, biases and the 3-tap filters are left alone."""
-    decayed = [p for n, p in masters.items() if p.ndim == 2]
-    plain = [p for n, p in masters.items() if p.ndim != 2]
+    decayed = [p for p in parameters.values() if p.ndim == 2]
+    plain = [p for p in parameters.values() if p.ndim != 2]
     groups = [
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": plain, "weight_decay": 0.0},
@@ -36,10 +39,12 @@ def learning_rate(step: int, total: int, config: OptimConfig) -> float:
     return config.min_lr + (config.lr - config.min_lr) * shape
 
 
-def clip_gradients(parameters: list[torch.Tensor], limit: float) -> float:
-    """Scale the gradients down to a global norm of `limit` (0 = leave them); returns the norm."""
-    grads = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
-    if 0 < limit < norm:
-        torch._foreach_mul_(grads, limit / norm)
-    return norm.item()
+def gradient_norm(parameters: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Over all gradients of all processes, a scalar on the device."""
+    norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+def clip(parameters: Iterable[torch.Tensor], limit: float, norm: torch.Tensor) -> None:
+    """Scale the gradients down to `limit` where their `norm` is above it."""
+    clip_grads_with_norm_(list(parameters), limit, norm)

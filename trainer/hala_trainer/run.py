@@ -1,102 +1,166 @@
 """What a run is made of, and how it is put together from a recipe (or picked up again)."""
 
-import math
-import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 import transformers
 
-from hala_trainer import checkpoint, config
-from hala_trainer.checkpoint import Progress
+from hala_trainer.checkpoint import Checkpoints, State
 from hala_trainer.config import Recipe
-from hala_trainer.dataset import Documents, load_documents
+from hala_trainer.data.documents import Corpus, load_corpus
+from hala_trainer.data.order import DataPosition, PackedRows
+from hala_trainer.distributed import Processes
 from hala_trainer.errors import InputError
-from hala_trainer.log import RunLog, clock
-from hala_trainer.model import Trainee, load_model, load_tokenizer
+from hala_trainer.flops import ModelFlops, model_flops, peak_flops
+from hala_trainer.health import Health
+from hala_trainer.log import Meter, RunLog
+from hala_trainer.model import loading
+from hala_trainer.model.packed import PackedModel
+from hala_trainer.model.sharding import shard
 from hala_trainer.optim import build_optimizer
-from hala_trainer.packing import PackedRows
+from hala_trainer.recipe import refuse_changed, to_toml
+
+
+@dataclass
+class Progress:
+    """Tokens are real ones: padding is never counted."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
 
 
 @dataclass
 class Run:
     recipe: Recipe
-    tokenizer: object
-    trainee: Trainee
+    processes: Processes
+    source: Path  # the model directory that training began with
+    tokenizer: Any
+    model: PackedModel  # sharded
+    parameters: dict[str, torch.Tensor]  # its float32 masters, DTensors
     optimizer: torch.optim.Optimizer
     rows: PackedRows
-    eval_docs: Documents | None
+    held_out: Corpus | None
     progress: Progress
+    health: Health
     total_steps: int
+    checkpoints: Checkpoints
+    flops: ModelFlops
+    meter: Meter
     log: RunLog
 
+    def state(self) -> State:
+        """All that an exact resume needs, besides the recipe."""
+        scalars = {
+            "progress": asdict(self.progress),
+            "data": asdict(self.rows.position),
+            "health": self.health.state(),
+        }
+        return State(self.parameters, self.optimizer, scalars)
 
-def set_up(recipe: Recipe) -> Run:
-    if recipe.train.threads:
-        torch.set_num_threads(recipe.train.threads)
-    transformers.utils.logging.disable_progress_bar()
+    def restore(self) -> None:
+        """Go on from the newest checkpoint, if there is one."""
+        state = self.state()
+        if self.checkpoints.restore(state):
+            self.progress = Progress(**state.scalars["progress"])
+            self.rows.position = DataPosition(**state.scalars["data"])
+            self.health.restore(state.scalars["health"])
+
+
+def set_up(recipe: Recipe, processes: Processes) -> Run:
+    """Everything that can be wrong with the input is found here. Raises InputError."""
+    r, p = recipe, processes
+    if r.train.threads:
+        torch.set_num_threads(r.train.threads)
+    transformers.utils.logging.set_verbosity_error()
     torch.set_flush_denormal(True)  # decayed optimizer moments would otherwise slow a CPU down
-    out, resolved = recipe.out, recipe.out / "config.resolved.toml"
+    passes = r.accumulate(p.world)
+    resolved = r.out / "config.resolved.toml"
     if resolved.is_file():
-        config.refuse_changed(recipe, resolved)
-    tokenizer = load_tokenizer(recipe.model.path)
-    trainee = load_model(recipe.model, recipe.train.compile)
-    vocab = trainee.model.config.vocab_size
-    if len(tokenizer) > vocab:
-        raise InputError(
-            f"{recipe.model.path}: the tokenizer has {len(tokenizer)} tokens, "
-            f"but the model's vocabulary only {vocab}"
-        )
+        refuse_changed(r, resolved)
+    source = p.first(lambda: loading.find_model(r.model))
+    config, tokenizer = loading.load_config(source), loading.load_tokenizer(source)
+    loading.check_vocabulary(source, tokenizer, config)
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        r.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{out}: cannot write there ({error.strerror})") from None
-    log = RunLog(out / "metrics.jsonl", max(checkpoint.steps_saved(out / "checkpoints"), default=0))
-    sources, eval_docs = _load_data(recipe, tokenizer, log)
-    pad = tokenizer.pad_token_id or 0
-    d = recipe.data
-    rows = PackedRows(sources, d.weights, d.seq_len, pad, d.seed)
-    per_step = recipe.train.rows * recipe.train.accumulate
-    total = recipe.train.steps
-    packed = rows.rows_of_epoch(0)
-    if not total:
-        total = math.ceil(recipe.train.epochs * len(packed) / per_step)
-    optimizer = build_optimizer(trainee.masters, recipe.optim)
-    progress, rows.position = checkpoint.restore(out / "checkpoints", trainee, optimizer)
-    resolved.write_text(config.to_toml(recipe), encoding="utf-8")
-    used = sum(int(rows.docs.offsets[i + 1] - rows.docs.offsets[i]) for r in packed for i in r)
-    size = sum(m.numel() for m in trainee.masters.values())
-    log.say(
-        f"{size / 1e6:.1f}M parameters; {len(rows.docs):,} documents in {len(packed):,} rows of "
-        f"{d.seq_len} ({used / len(packed) / d.seq_len:.1%} full); {total:,} steps of up to "
-        f"{per_step * d.seq_len:,} tokens, {total * per_step / len(packed):.2f} epochs"
+        raise InputError(f"{r.out}: cannot write there ({error.strerror})") from None
+    checkpoints = Checkpoints(r.out / "checkpoints", r.checkpoint.keep, r.checkpoint.asynchronous)
+    resumed = max(checkpoints.steps(), default=0)
+    log = RunLog(r.out, resumed, tensorboard=r.log.tensorboard, main=p.rank == 0)
+    corpus, held_out = p.first(lambda: _load_data(r, tokenizer, log))
+    rows = PackedRows(
+        corpus,
+        r.data.weights,
+        r.data.seq_len,
+        tokenizer.pad_token_id or 0,
+        r.data.seed,
+        r.data.packing,
     )
-    if progress.step:
-        log.say(f"resumed from step {progress.step}")
-    return Run(recipe, tokenizer, trainee, optimizer, rows, eval_docs, progress, total, log)
+    total = r.train.steps or rows.steps(r.train.epochs, r.train.global_batch)
+
+    model = loading.build(config, r.model.compute)
+    flops = model_flops(model)
+    shard(model, p.mesh, r.train)
+    loading.fill(model, source, r.model, p.device)
+    model.train()
+    parameters = dict(model.named_parameters())
+    name = torch.cuda.get_device_name(p.device) if p.device.type == "cuda" else "cpu"
+    peak = r.log.peak_tflops * 1e12 or peak_flops(name)
+    run = Run(
+        recipe=r,
+        processes=p,
+        source=source,
+        tokenizer=tokenizer,
+        model=model,
+        parameters=parameters,
+        optimizer=build_optimizer(parameters, r.optim),
+        rows=rows,
+        held_out=held_out,
+        progress=Progress(),
+        health=Health(r.train),
+        total_steps=total,
+        checkpoints=checkpoints,
+        flops=flops,
+        meter=Meter(p.world, p.device, peak),
+        log=log,
+    )
+    run.restore()
+    if p.rank == 0:
+        resolved.write_text(to_toml(r), encoding="utf-8")
+    _say_plan(run, passes)
+    return run
 
 
-def _load_data(recipe: Recipe, tokenizer, log: RunLog):
-    d = recipe.data
-    cache = Path(d.cache) if d.cache else recipe.out / "cache"
-
-    def load(name: str, limit: int = 0) -> Documents:
-        started = time.monotonic()
-        docs = load_documents(Path(name), tokenizer, cache, limit)
-        lengths = np.diff(docs.offsets)
-        keep = lengths <= d.seq_len
-        dropped = int((~keep).sum())
-        log.say(
-            f"{name}: {len(docs):,} documents, {int(lengths.sum()):,} tokens "
-            f"({clock(time.monotonic() - started)})"
-            + (f"; {dropped:,} longer than {d.seq_len} tokens left out" if dropped else "")
+def _load_data(r: Recipe, tokenizer, log: RunLog) -> tuple[Corpus, Corpus | None]:
+    cache = Path(r.data.cache) if r.data.cache else r.out / "cache"
+    corpus = load_corpus(r.data.train, tokenizer, r.data, cache, tell=log.say)
+    held_out = None
+    if r.data.eval:
+        held_out = load_corpus(
+            r.data.eval, tokenizer, r.data, cache, r.data.eval_documents, tell=log.say
         )
-        if dropped == len(docs):
-            raise InputError(f"{name}: every document is longer than data.seq_len = {d.seq_len}")
-        return docs.select(keep) if dropped else docs
+    for source in (*corpus.sources, *(held_out.sources if held_out else ())):
+        log.say(
+            f"{source.name}: {source.documents:,} documents, {source.tokens:,} tokens"
+            + (f"; {source.dropped:,} over {r.data.seq_len} left out" if source.dropped else "")
+        )
+    return corpus, held_out
 
-    sources = [load(name) for name in d.train]
-    held_out = [load(name, d.eval_documents) for name in d.eval]
-    return sources, Documents.concat(held_out) if held_out else None
+
+def _say_plan(run: Run, passes: int) -> None:
+    r, p = run.recipe, run.processes
+    packed, size = run.rows.rows_of_epoch(0), sum(x.numel() for x in run.parameters.values())
+    used = int(run.rows.corpus.lengths[packed.documents].sum())
+    per_step = r.train.global_batch
+    filled = f" ({used / len(packed) / r.data.seq_len:.1%} full)"
+    run.log.say(
+        f"{size / 1e6:,.1f}M parameters on {p.world} x {p.device.type}; {len(packed):,} rows of up "
+        f"to {r.data.seq_len}{filled} an epoch; {run.total_steps:,} steps of {per_step} rows "
+        f"({p.world} x {passes} x {r.train.micro_batch}), "
+        f"{run.total_steps * per_step / len(packed):.2f} epochs"
+    )
+    if run.progress.step:
+        run.log.say(f"resumed from step {run.progress.step:,}")

@@ -1,0 +1,1 @@
+"""Rows of text -> packed batches: rows, chat, cache, documents, packing, order, in this order."""

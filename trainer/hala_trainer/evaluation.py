@@ -1,0 +1,97 @@
+"""What is done with a model in training besides training it: its loss on held-out documents, its
+answers to held-out prompts, and its weights as a Hugging Face directory."""
+
+import shutil
+from itertools import chain, islice
+from pathlib import Path
+
+import torch
+from torch.distributed.fsdp import FSDPModule
+
+from hala_trainer.config import Recipe
+from hala_trainer.data.order import in_order
+from hala_trainer.data.rows import Columns, Message, data_files, read_rows
+from hala_trainer.errors import TrainError
+from hala_trainer.export import export
+from hala_trainer.model.packed import Inputs
+from hala_trainer.run import Run
+
+
+@torch.no_grad()
+def evaluate(run: Run) -> float:
+    """Mean cross-entropy over the supervised tokens of the held-out documents."""
+    r, p = run.recipe, run.processes
+    total, supervised = torch.zeros((), device=p.device), 0
+    for batch in in_order(
+        run.held_out, r.train.micro_batch, r.data.seq_len, run.rows.pad, p.rank, p.world
+    ):
+        total += run.model(Inputs.of(batch, p.device))
+        supervised += int(batch.supervised.sum())
+    for module in run.model.modules():  # no backward pass has freed what was gathered
+        if isinstance(module, FSDPModule):
+            module.reshard()
+    loss, count = p.sums(total.item(), supervised)
+    return loss / max(count, 1)
+
+
+def save_model(run: Run, folder: Path) -> None:
+    """Write the model to `folder` whole or not at all, for `transformers` and the engine."""
+    export(
+        folder,
+        run.parameters,
+        run.model.config,
+        run.tokenizer,
+        run.recipe.checkpoint.final_dtype,
+        _generation_config(run.source),
+    )
+
+
+def _generation_config(source: Path):
+    from transformers import GenerationConfig
+
+    if not (source / "generation_config.json").is_file():
+        return None
+    return GenerationConfig.from_pretrained(source)
+
+
+def held_out_prompts(recipe: Recipe) -> tuple[list[list[Message]], list[str]]:
+    """The first log.samples conversations of the eval data up to their last answer, and those."""
+    d = recipe.data
+    columns = Columns(d.messages_column, d.prompt_column, d.response_column, d.prompt_template)
+    files = chain.from_iterable(data_files(Path(name)) for name in d.eval)
+    rows = chain.from_iterable(read_rows(file, columns) for file in files)
+    prompts, expected = [], []
+    for _, messages in islice(rows, recipe.log.samples):
+        last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
+        prompts.append(messages[:last])
+        expected.append(messages[last]["content"])
+    return prompts, expected
+
+
+def write_samples(run: Run) -> None:
+    """Answer the first held-out prompts with the model as it is, through the engine."""
+    r, p = run.recipe, run.processes
+    if not r.log.samples:
+        return
+    from hala_trainer.samples import sample
+
+    folder = r.out / "samples.partial"
+    save_model(run, folder)
+    if p.rank == 0:
+        prompts, expected = held_out_prompts(r)
+        try:
+            first = sample(
+                folder,
+                prompts,
+                expected,
+                r.log.sample_tokens,
+                p.device.type,
+                run.progress.step,
+                r.out / "samples.jsonl",
+            )
+            if first:
+                run.log.say(f"step {run.progress.step}  sample: {first['answer']!r}")
+        except TrainError as error:
+            run.log.say(str(error))  # a sample is worth no run
+        shutil.rmtree(folder, ignore_errors=True)
+    p.barrier()

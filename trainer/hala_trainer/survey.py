@@ -1,0 +1,120 @@
+"""What a recipe's data amounts to, from a sample: rows, tokens, and how full packed rows will be.
+
+Tokenising a corpus takes an hour; looking at some rows of some of its files takes seconds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from hala_trainer.config import DataConfig
+from hala_trainer.data.chat import ChatRenderer
+from hala_trainer.data.packing import best_fit
+from hala_trainer.data.rows import Columns, data_files, place_of, read_rows
+from hala_trainer.errors import InputError
+
+SAMPLE_FILES = 10  # of a source, evenly spaced
+SAMPLE_ROWS = 2000  # of a source, from the starts of those files
+DRAWN = 20_000  # documents that are packed to see how full rows get
+
+
+@dataclass(frozen=True)
+class Source:
+    """One entry of data.train or data.eval; `problem` says why training would refuse it."""
+
+    name: str
+    files: int = 0
+    rows: int = 0
+    exact: bool = False  # all rows were looked at
+    # tokens of the sample's rows, int64
+    lengths: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    supervised: float = 0.0  # share of its tokens
+    problem: str = ""
+
+    @property
+    def tokens(self) -> int:
+        return round(self.rows * float(self.lengths.mean())) if len(self.lengths) else 0
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch of data.train. `documents`: lengths of some, in the proportions of the sources."""
+
+    documents: np.ndarray  # int64
+    tokens: float
+    rows: int  # packed
+    fill: float  # share of a row's places that hold a token
+    supervised: float  # share of the tokens
+
+
+def survey(name: str, renderer: ChatRenderer, data: DataConfig) -> Source:
+    """Look at one source. What is wrong with it becomes its `problem`."""
+    columns = Columns(
+        data.messages_column, data.prompt_column, data.response_column, data.prompt_template
+    )
+    try:
+        files = data_files(Path(name))
+        spaced = files[:: -(-len(files) // SAMPLE_FILES)]
+        each = SAMPLE_ROWS // len(spaced)
+        lengths, learnt, tokens, problem = [], 0, 0, ""
+        for file in spaced:
+            encoded = renderer.encode(list(islice(read_rows(file, columns), each)))
+            longer = np.flatnonzero(encoded.lengths > data.seq_len)
+            if len(longer) and data.overlong == "refuse" and not problem:
+                problem = (
+                    f"{place_of(file, int(longer[0]))}: {encoded.lengths[longer[0]]:,} tokens, "
+                    f'data.seq_len is {data.seq_len}; raise it or set data.overlong = "drop"'
+                )
+            lengths.append(encoded.lengths)
+            learnt += int(encoded.supervised.sum())
+            tokens += len(encoded.ids)
+        rows = [count_rows(file, each) for file in files]
+    except InputError as error:
+        return Source(name, problem=str(error))
+    sample = np.concatenate(lengths)
+    if not len(sample):
+        return Source(name, len(files), problem=f"{name}: no rows")
+    exact = sum(rows) == len(sample)
+    return Source(name, len(files), sum(rows), exact, sample, learnt / tokens, problem)
+
+
+def count_rows(path: Path, looked_at: int) -> int:
+    """Rows of a file: of .jsonl by its size and its first lines, unless those are all of it."""
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        return pq.read_metadata(path).num_rows
+    with path.open("rb") as lines:
+        head = [line for line in islice(lines, looked_at) if line.strip()]
+        rest = path.stat().st_size - lines.tell()
+    size = sum(map(len, head))
+    return len(head) + (round(rest * len(head) / size) if rest > 0 else 0)
+
+
+def epoch(sources: Sequence[Source], data: DataConfig) -> Epoch | None:
+    """What an epoch over all sources will be, or None when no source could be read."""
+    rng = np.random.default_rng(data.seed)
+    weights = data.weights or [1.0] * len(sources)
+    parts = []  # lengths drawn, documents of an epoch, supervised share
+    wanted = [source.rows * weight for source, weight in zip(sources, weights, strict=True)]
+    for source, documents in zip(sources, wanted, strict=True):
+        fitting = source.lengths[source.lengths <= data.seq_len]
+        if len(fitting):
+            drawn = rng.choice(fitting, max(1, round(DRAWN * documents / sum(wanted))))
+            parts.append((drawn, documents * len(fitting) / len(source.lengths), source.supervised))
+    if not parts:
+        return None
+    lengths = np.concatenate([drawn for drawn, _, _ in parts])
+    tokens = sum(documents * drawn.mean() for drawn, documents, _ in parts)
+    learnt = sum(documents * drawn.mean() * share for drawn, documents, share in parts)
+    if data.packing == "none":
+        fill = float(lengths.mean()) / data.seq_len
+        rows = round(sum(documents for _, documents, _ in parts))
+    else:
+        packed = int(best_fit(lengths, data.seq_len).max()) + 1
+        fill = float(lengths.sum()) / (packed * data.seq_len)
+        rows = max(1, round(tokens / (fill * data.seq_len)))
+    return Epoch(lengths, tokens, rows, fill, learnt / tokens)
