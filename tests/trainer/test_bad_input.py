@@ -1,6 +1,7 @@
 """Whatever is wrong with the input is one clear line and exit code 2, before training begins."""
 
 import json
+import shutil
 
 import pytest
 from typer.testing import CliRunner
@@ -27,13 +28,35 @@ def one_line(capsys) -> str:
         ("optim.schedule=cosin", "optim.schedule must be one of cosine, linear, constant"),
         ("model.path=/nowhere/at/all", "/nowhere/at/all"),
         ("data.train=/nowhere/rows.jsonl", "/nowhere/rows.jsonl: no such data file"),
-        ("data.seq_len=4", "every document is longer than data.seq_len = 4"),
+        ("data.weights=[1.0, 2.0]", "data.weights needs one positive number per entry"),
+        ("data.seq_len=20", "chat.jsonl line 1: 2"),
+        ("data.overlong=crop", "data.overlong must be one of refuse, drop"),
+        ("data.prompt_template=hello", "data.prompt_template must hold {prompt}"),
+        ("train.global_batch=6", "train.global_batch = 6 is no multiple of train.micro_batch = 4"),
+        ("train.micro_batch=0", "train.global_batch and train.micro_batch must be at least 1"),
+        ("train.recompute=some", "train.recompute must be one of none, selective, full"),
+        ("train.device=cuda", "train.device is cuda, but torch finds no GPU"),
+        ("train.spike=0.5", "train.spike must be 0 (off) or above 1"),
+        ("optim.lr=nan", "optim.lr must be a finite number"),
+        ("optim.lr=-1", "optim.lr must be positive"),
+        ("log.samples=2.5", "log.samples must be int"),
+        ("train=5", "an override is section.key=value"),
         ("steps", "an override is section.key=value"),
     ],
 )
 def test_wrong_value(recipe_file, capsys, override, said):
     assert run(recipe_file, [override], debug=False) == 2
     assert said in one_line(capsys)
+
+
+def test_all_rows_too_long_is_said_even_where_long_ones_are_dropped(recipe_file, capsys):
+    assert run(recipe_file, ["data.seq_len=8", "data.overlong=drop"], debug=False) == 2
+    assert "every row is longer than data.seq_len = 8" in one_line(capsys)
+
+
+def test_samples_without_eval_data_are_refused(recipe_file, capsys):
+    assert run(recipe_file, ["data.eval=[]", "log.samples=1"], debug=False) == 2
+    assert "log.samples needs data.eval" in one_line(capsys)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +66,7 @@ def test_wrong_value(recipe_file, capsys, override, said):
         ("[1]\n", "line 1: a row must be a JSON object"),
         ('{"text": "x"}\n', "line 1: needs `messages`, or `prompt` and `response`"),
         ('{"messages": [{"role": "user", "content": "x"}]}\n', "line 1: no assistant turn"),
-        ('{"messages": [{"role": "assistant"}]}\n', "line 1: every message needs a role and"),
+        ('{"messages": [{"role": "assistant"}]}\n', "line 1: the content of message 1 must be"),
         ("", "no rows"),
     ],
 )
@@ -62,15 +85,67 @@ def test_missing_and_malformed_recipe(tmp_path, capsys):
     assert "not valid TOML" in one_line(capsys)
 
 
-def test_a_tokenizer_larger_than_the_model_is_refused(recipe_file, init_dir, tmp_path, capsys):
-    import shutil
+def edited(init_dir, tmp_path, **changes):
+    """A copy of the model directory with changes to its config.json."""
+    copy = tmp_path / "edited"
+    shutil.copytree(init_dir, copy)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | changes))
+    return copy
 
-    small = tmp_path / "small"
-    shutil.copytree(init_dir, small)
-    config = json.loads((small / "config.json").read_text())
-    (small / "config.json").write_text(json.dumps(config | {"vocab_size": 100}))
-    assert run(recipe_file, [f"model.path={small}"], debug=False) == 2
-    assert "the model's vocabulary only 100" in one_line(capsys)
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"vocab_size": 100}, "the model's vocabulary only 100"),
+        ({"model_type": "gpt2"}, "gpt2 models are not supported; lfm2, gemma2"),
+        ({"model_type": "nonsense"}, "unusable config.json"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "its weights are quantized"),
+    ],
+)
+def test_a_model_that_cannot_be_trained(recipe_file, init_dir, tmp_path, capsys, changes, said):
+    model = edited(init_dir, tmp_path, **changes)
+    assert run(recipe_file, [f"model.path={model}"], debug=False) == 2
+    assert said in one_line(capsys)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, init_dir):
+    """A directory with weights."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder = tmp_path_factory.mktemp("trained") / "model"
+    shutil.copytree(init_dir, folder)
+    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder)).save_pretrained(folder)
+    return folder
+
+
+def test_weights_that_do_not_fit_the_configuration(recipe_file, trained, tmp_path, capsys):
+    weights = trained / "model.safetensors"
+
+    def refusal(folder) -> str:
+        overrides = [f"model.path={folder}", "model.init=pretrained"]
+        assert run(recipe_file, overrides, debug=False) == 2
+        return one_line(capsys)
+
+    wider = edited(trained, tmp_path, intermediate_size=40)
+    assert "has shape [48, 32], config.json asks for [40, 32]" in refusal(wider)
+    shutil.rmtree(wider)
+    deeper = edited(
+        trained,
+        tmp_path,
+        num_hidden_layers=5,
+        layer_types=["conv"] * 2 + ["full_attention", "conv", "conv"],
+    )
+    assert "its weights lack the tensor model.layers.4." in refusal(deeper)
+    shutil.rmtree(deeper)
+    cut = edited(trained, tmp_path)
+    (cut / "model.safetensors").write_bytes(weights.read_bytes()[:-100])
+    assert "model.safetensors" in refusal(cut)
+    (cut / "model.safetensors").unlink()
+    assert str(cut) in refusal(cut)
+    (cut / "tokenizer.json").write_text("{")
+    assert "no usable tokenizer" in refusal(cut)
 
 
 def test_another_recipe_in_the_same_directory_is_refused(recipe_file, capsys):
@@ -81,7 +156,19 @@ def test_another_recipe_in_the_same_directory_is_refused(recipe_file, capsys):
     assert run(recipe_file, ["train.steps=2", "log.every=2"], debug=False) == 0
 
 
+def test_data_that_changed_since_the_checkpoint_is_refused(
+    recipe_file, chat_file, tmp_path, capsys
+):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(chat_file.read_text())
+    assert run(recipe_file, [f"data.train={rows}", "train.steps=2"], debug=False) == 0
+    capsys.readouterr()
+    rows.write_text("".join(chat_file.read_text().splitlines(keepends=True)[1:]))
+    assert run(recipe_file, [f"data.train={rows}", "train.steps=4"], debug=False) == 2
+    assert "the documents of data.train have changed since" in one_line(capsys)
+
+
 def test_help_has_an_example():
     result = CliRunner().invoke(app, ["--help"])
     assert result.exit_code == 0
-    assert "Example: hala-train trainer/recipes/" in result.output
+    assert "Example: hala-train --nproc 8 trainer/recipes/" in result.output

@@ -73,8 +73,12 @@ def largest_gap(architecture: str) -> tuple[float, float]:
     return abs(ours.item() / theirs.item() - 1), max(gaps)
 
 
+@pytest.mark.parametrize("dense", [True, False])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_packed_loss_and_gradients_equal_unpacked(architecture):
+def test_packed_loss_and_gradients_equal_unpacked(architecture, dense, monkeypatch):
+    if not dense:  # as for rows too long to compute whole
+        monkeypatch.setattr(attention, "DENSE", 0)
+        monkeypatch.setattr(attention, "SPAN", 6)
     loss_gap, gradient_gap = largest_gap(architecture)
     assert loss_gap < 1e-6
     assert gradient_gap < 1e-5
@@ -146,4 +150,4 @@ def test_gemma2_scales_its_embedding_as_inference_in_the_compute_dtype_does():
 def test_random_init_depends_on_the_seed_alone():
     a, b = load("lfm2").state_dict(), load("lfm2").state_dict()
     assert all(torch.equal(a[n], b[n]) for n in a)
-    assert packed.ARCHITECTURES == tuple(ARCHITECTURES)
+    assert tuple(ARCHITECTURES) == packed.ARCHITECTURES

@@ -12,7 +12,6 @@ fall between those of the training loop.
 
 import shutil
 from collections.abc import Callable
-from concurrent import futures
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,7 +140,6 @@ class Checkpoints:
     def wait(self) -> None:
         """Until the checkpoint in progress, if there is one, is written. Raises as `save`."""
         if self._pending:
-            futures.wait([self._pending.written])
             self._finish(self._pending)
 
     def restore(self, state: State) -> int:
@@ -186,9 +184,9 @@ class Checkpoints:
         return written
 
     def _finish(self, pending: _Pending) -> None:
-        """The writing has ended on every rank, well or badly."""
+        """Once the writing has ended on every rank: what was written appears, or goes."""
         self._pending = None
-        error = pending.written.exception()
+        error = pending.written.exception()  # waits
         reasons: list[str | None] = [None] * dist.get_world_size()
         dist.all_gather_object(reasons, _reason(error) if error else None, group=self._talking)
         reason = next((r for r in reasons if r), None)

@@ -42,24 +42,15 @@ def save_model(run: Run, folder: Path) -> None:
         run.model.config,
         run.tokenizer,
         run.recipe.checkpoint.final_dtype,
-        _generation_config(run.source),
+        run.generation,
     )
-
-
-def _generation_config(source: Path):
-    from transformers import GenerationConfig
-
-    if not (source / "generation_config.json").is_file():
-        return None
-    return GenerationConfig.from_pretrained(source)
 
 
 def held_out_prompts(recipe: Recipe) -> tuple[list[list[Message]], list[str]]:
     """The first log.samples conversations of the eval data up to their last answer, and those."""
     d = recipe.data
-    columns = Columns(d.messages_column, d.prompt_column, d.response_column, d.prompt_template)
     files = chain.from_iterable(data_files(Path(name)) for name in d.eval)
-    rows = chain.from_iterable(read_rows(file, columns) for file in files)
+    rows = chain.from_iterable(read_rows(file, Columns.of(d)) for file in files)
     prompts, expected = [], []
     for _, messages in islice(rows, recipe.log.samples):
         last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
@@ -91,6 +82,7 @@ def write_samples(run: Run) -> None:
             )
             if first:
                 run.log.say(f"step {run.progress.step}  sample: {first['answer']!r}")
+                run.log.text("sample", first["answer"] or "", run.progress.step)
         except TrainError as error:
             run.log.say(str(error))  # a sample is worth no run
         shutil.rmtree(folder, ignore_errors=True)

@@ -143,7 +143,6 @@ def _gathered(
                 reason = f"{largest:g}, which {dtype} cannot hold; take another final_dtype"
             raise TrainError(f"the model cannot be exported: {name} holds {reason}")
         yield name, full
-        del full  # before the next one is made
 
 
 def _plan(
@@ -208,9 +207,5 @@ def _appear(partial: Path, folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-    old = folder.with_name(f"{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
+    shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)

@@ -7,7 +7,9 @@ import subprocess
 import sys
 import time
 
-GRACE = 60.0  # seconds from the first failure, or from a repeated signal, to SIGKILL
+SAVING, FAILING = 600.0, 5.0
+"""Seconds that the others get after the first process ended: by a signal that all were given, or
+because it failed."""
 
 
 def launch(count: int, arguments: list[str]) -> int:
@@ -45,18 +47,27 @@ def launch(count: int, arguments: list[str]) -> int:
 
 
 def _wait(workers: list[subprocess.Popen]) -> int:
-    code, deadline = 0, None
+    given_up: set[subprocess.Popen] = set()
+    deadline = None
     while any(worker.poll() is None for worker in workers):
-        failed = [w.returncode for w in workers if w.returncode]
-        if failed and not code:
+        codes = [worker.returncode for worker in workers if worker.returncode]
+        if codes and deadline is None:
             # The others wait for one that will not come; those that are saving may finish.
-            code = failed[0]
-            deadline = time.monotonic() + (GRACE if code in (130, 143) else 5)
-        if deadline and time.monotonic() > deadline:
+            deadline = time.monotonic() + (SAVING if codes[0] in (130, 143) else FAILING)
+        if deadline is not None and time.monotonic() > deadline:
             for worker in workers:
                 if worker.poll() is None:
                     worker.kill()
-            deadline = None
+                    given_up.add(worker)
         time.sleep(0.05)
-    code = code or next((w.returncode for w in workers if w.returncode), 0)
-    return code if code >= 0 else 128 - code
+    for rank, worker in enumerate(workers):
+        if worker.returncode < 0 and worker not in given_up:
+            name = signal.Signals(-worker.returncode).name
+            print(
+                f"hala-train: process {rank} was ended by {name}"
+                f"{' (out of memory?)' if name == 'SIGKILL' else ''}; the same command goes on "
+                "from the last checkpoint",
+                file=sys.stderr,
+            )
+            return 128 - worker.returncode
+    return next((worker.returncode for worker in workers if worker.returncode > 0), 0)

@@ -38,7 +38,7 @@ class RunLog:
         if not main:
             return
         try:
-            _drop_after(self.path, resumed_step)
+            drop_after(self.path, resumed_step)
             self._file = self.path.open("a", encoding="utf-8")
         except OSError as error:
             raise TrainError(f"{self.path}: cannot write ({error.strerror})") from error
@@ -90,7 +90,7 @@ class RunLog:
         self._file = self._events = None
 
 
-def _drop_after(path: Path, step: int) -> None:
+def drop_after(path: Path, step: int) -> None:
     """Rows of steps up to `step` stay; with 0 (a run from the start) none does."""
     if not path.is_file():
         return

@@ -18,8 +18,7 @@ from hala_kernels.cross_entropy import ROW_ALIGNMENT, chunk_size
 from hala_trainer.config import Recipe
 from hala_trainer.flops import layer_types
 from hala_trainer.live_bytes import Footprint, LiveBytes, footprint
-from hala_trainer.model import attention
-from hala_trainer.model.packed import PackedModel
+from hala_trainer.model.packed import Inputs, PackedModel
 
 RESERVE = 2_000_000_000
 """Bytes for what is no tensor of ours: the CUDA context with its kernels (about 0.5 GB), NCCL's
@@ -174,16 +173,9 @@ def _outside(model: PackedModel, rows: int, length: int) -> tuple[int, list[tupl
     documents = torch.empty(rows, length, dtype=torch.int32, device="meta")
     live = LiveBytes([*model.parameters(), *model.buffers()])
     with live:
-        hidden = model.model(
-            inputs_embeds=model.embedding(ids).to(model.compute),
-            position_ids=ids,
-            attention_mask=attention.masks(documents, model.config),
-            use_cache=False,
-            **({"seq_idx": documents} if model.config.model_type == "lfm2" else {}),
-        ).last_hidden_state
-        predicting = hidden.flatten(0, 1)[ids.flatten()].to(model.compute)
+        predicting = model.predicting(Inputs(ids, ids, documents, ids.flatten(), ids.flatten()))
         edge = torch.autograd.graph.get_gradient_edge(predicting)
-        del hidden, predicting
+        del predicting
     for block in model.blocks:
         del block.forward
     kept = live.now

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -48,16 +49,14 @@ def print_plan(recipe: Recipe, world: int) -> None:
     for name, text in found.lines:
         table.add_row(name, text)
     console.print(table, highlight=False, markup=False)
-    sizes = Table(
-        title=f"Memory of one GPU of {world} at the fullest moment, {found.memory.moment}"
-    )
-    sizes.add_column("part")
+    sizes = Table()
+    sizes.add_column("memory of one GPU, when it is fullest", no_wrap=True)
     sizes.add_column("GB", justify="right")
     for name, size in found.memory.parts.items():
         if size:
             sizes.add_row(name, f"{size / 1e9:.2f}")
     sizes.add_section()
-    sizes.add_row("all", f"{found.memory.total / 1e9:.2f}")
+    sizes.add_row(f"in {found.memory.moment}", f"{found.memory.total / 1e9:.2f}")
     console.print()
     console.print(sizes, highlight=False)
     console.print(found.verdict, highlight=False, markup=False)
@@ -94,7 +93,7 @@ def plan(recipe: Recipe, world: int) -> Plan:
 
 def find_model(config: ModelConfig) -> Path:
     """The directory of config.json and the tokenizer; of a hub model those alone are fetched."""
-    if Path(config.path).exists() or "/" not in config.path:
+    if Path(config.path).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", config.path):
         return loading.find_model(config)
     from huggingface_hub import snapshot_download
 
@@ -163,10 +162,11 @@ def describe_steps(
     t = recipe.train
     places = t.global_batch * recipe.data.seq_len
     number = "not known without data" if total is None else f"{total:,}"
-    epochs = f"{total * t.global_batch / once.rows:.2f} epochs" if once and total else ""
+    if once and total and t.steps:
+        number += f" ({total * t.global_batch / once.rows:.2f} epochs)"
     return (
-        f"{number}{f' ({epochs})' if epochs and t.steps else ''} of {t.global_batch:,} rows, "
-        f"{places:,} tokens: {plural(world, 'process')} x {plural(passes, 'forward pass')} x "
+        f"{number}, each of {t.global_batch:,} rows, {places:,} tokens: "
+        f"{plural(world, 'process')} x {plural(passes, 'forward pass')} x "
         f"{plural(t.micro_batch, 'row')}"
     )
 
@@ -249,7 +249,7 @@ def verdict(model: PackedModel, recipe: Recipe, world: int, memory: Estimate) ->
         total = estimate(model, changed, processes).total
         if total <= capacity:
             return f"too large: {needs}; {change} would take {total / 1e9:.1f} GB"
-    return f"too large: {needs}, and no setting makes it fit on {plural(world, 'GPU')}"
+    return f"too large: {needs}, and neither smaller settings nor eight times the GPUs make it fit"
 
 
 def _smaller(recipe: Recipe, world: int) -> Iterator[tuple[str, Recipe, int]]:
@@ -264,11 +264,10 @@ def _smaller(recipe: Recipe, world: int) -> Iterator[tuple[str, Recipe, int]]:
             smaller = replace(t, micro_batch=micro_batch, recompute=mode)
             if change and t.global_batch % (micro_batch * world) == 0:
                 yield " ".join(change), replace(recipe, train=smaller), world
-    for processes in (2, 4, 8, 16, 32, 64):
-        if processes > world:
-            smaller = replace(t, micro_batch=1, recompute="full", global_batch=processes)
-            change = f"{processes} GPUs with train.recompute=full train.micro_batch=1"
-            yield change, replace(recipe, train=smaller), processes
+    for processes in (2 * world, 4 * world, 8 * world):
+        smaller = replace(t, micro_batch=1, recompute="full", global_batch=processes)
+        change = f"{processes} GPUs with train.recompute=full train.micro_batch=1"
+        yield change, replace(recipe, train=smaller), processes
 
 
 def amount(number: float, unit: str = "") -> str:

@@ -13,6 +13,7 @@ from hala_trainer.data.documents import Corpus, load_corpus
 from hala_trainer.data.order import DataPosition, PackedRows
 from hala_trainer.distributed import Processes
 from hala_trainer.errors import InputError
+from hala_trainer.export import base_generation
 from hala_trainer.flops import ModelFlops, model_flops, peak_flops
 from hala_trainer.health import Health
 from hala_trainer.log import Meter, RunLog
@@ -36,8 +37,8 @@ class Progress:
 class Run:
     recipe: Recipe
     processes: Processes
-    source: Path  # the model directory that training began with
     tokenizer: Any
+    generation: Any  # the GenerationConfig of the model that training began with, or None
     model: PackedModel  # sharded
     parameters: dict[str, torch.Tensor]  # its float32 masters, DTensors
     optimizer: torch.optim.Optimizer
@@ -56,6 +57,7 @@ class Run:
         scalars = {
             "progress": asdict(self.progress),
             "data": asdict(self.rows.position),
+            "documents": self.rows.corpus.fingerprint(),
             "health": self.health.state(),
         }
         return State(self.parameters, self.optimizer, scalars)
@@ -63,7 +65,13 @@ class Run:
     def restore(self) -> None:
         """Go on from the newest checkpoint, if there is one."""
         state = self.state()
+        documents = state.scalars["documents"]
         if self.checkpoints.restore(state):
+            if state.scalars["documents"] != documents:
+                raise InputError(
+                    f"{self.recipe.out}: its checkpoints are of other data: the documents of "
+                    "data.train have changed since; put them back, or choose another train.out"
+                )
             self.progress = Progress(**state.scalars["progress"])
             self.rows.position = DataPosition(**state.scalars["data"])
             self.health.restore(state.scalars["health"])
@@ -83,6 +91,7 @@ def set_up(recipe: Recipe, processes: Processes) -> Run:
     source = p.first(lambda: loading.find_model(r.model))
     config, tokenizer = loading.load_config(source), loading.load_tokenizer(source)
     loading.check_vocabulary(source, tokenizer, config)
+    generation = base_generation(source)
     try:
         r.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -112,8 +121,8 @@ def set_up(recipe: Recipe, processes: Processes) -> Run:
     run = Run(
         recipe=r,
         processes=p,
-        source=source,
         tokenizer=tokenizer,
+        generation=generation,
         model=model,
         parameters=parameters,
         optimizer=build_optimizer(parameters, r.optim),

@@ -10,7 +10,7 @@ import torch
 
 from hala_engine import Engine, EngineConfig, SamplingParams
 from hala_trainer.errors import InputError, TrainError
-from hala_trainer.log import _drop_after
+from hala_trainer.log import drop_after
 
 BATCH = 8
 CACHED_TOKENS = 8192  # of all answers together: beside a model in training there is little room
@@ -44,7 +44,7 @@ def sample(
         for messages, wanted, answer in zip(prompts, expected, answers, strict=True)
     ]
     try:
-        _drop_after(path, step - 1)
+        drop_after(path, step - 1)
         with path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     except OSError as error:

@@ -52,9 +52,7 @@ class Epoch:
 
 def survey(name: str, renderer: ChatRenderer, data: DataConfig) -> Source:
     """Look at one source. What is wrong with it becomes its `problem`."""
-    columns = Columns(
-        data.messages_column, data.prompt_column, data.response_column, data.prompt_template
-    )
+    columns = Columns.of(data)
     try:
         files = data_files(Path(name))
         spaced = files[:: -(-len(files) // SAMPLE_FILES)]
@@ -98,21 +96,22 @@ def epoch(sources: Sequence[Source], data: DataConfig) -> Epoch | None:
     """What an epoch over all sources will be, or None when no source could be read."""
     rng = np.random.default_rng(data.seed)
     weights = data.weights or [1.0] * len(sources)
-    parts = []  # lengths drawn, documents of an epoch, supervised share
     wanted = [source.rows * weight for source, weight in zip(sources, weights, strict=True)]
-    for source, documents in zip(sources, wanted, strict=True):
+    drawn, documents, tokens, learnt = [], 0.0, 0.0, 0.0
+    for source, passes in zip(sources, wanted, strict=True):
         fitting = source.lengths[source.lengths <= data.seq_len]
         if len(fitting):
-            drawn = rng.choice(fitting, max(1, round(DRAWN * documents / sum(wanted))))
-            parts.append((drawn, documents * len(fitting) / len(source.lengths), source.supervised))
-    if not parts:
+            drawn.append(rng.choice(fitting, max(1, round(DRAWN * passes / sum(wanted)))))
+            kept = passes * len(fitting) / len(source.lengths)
+            documents += kept
+            tokens += kept * float(fitting.mean())
+            learnt += kept * float(fitting.mean()) * source.supervised
+    if not drawn:
         return None
-    lengths = np.concatenate([drawn for drawn, _, _ in parts])
-    tokens = sum(documents * drawn.mean() for drawn, documents, _ in parts)
-    learnt = sum(documents * drawn.mean() * share for drawn, documents, share in parts)
+    lengths = np.concatenate(drawn)
     if data.packing == "none":
         fill = float(lengths.mean()) / data.seq_len
-        rows = round(sum(documents for _, documents, _ in parts))
+        rows = round(documents)
     else:
         packed = int(best_fit(lengths, data.seq_len).max()) + 1
         fill = float(lengths.sum()) / (packed * data.seq_len)

@@ -70,21 +70,25 @@ class PackedModel(nn.Module):
     def forward(self, inputs: Inputs) -> torch.Tensor:
         """Cross-entropy summed over the supervised tokens, a float32 scalar."""
         c = self.config
-        extra = {"seq_idx": inputs.documents} if c.model_type == "lfm2" else {}
-        hidden = self.model(
-            inputs_embeds=self.embedding(inputs.ids).to(self.compute),
-            position_ids=inputs.positions,
-            attention_mask=attention.masks(inputs.documents, c),
-            use_cache=False,
-            **extra,
-        ).last_hidden_state  # [R, L, C]
         return linear_cross_entropy(
-            hidden.flatten(0, 1)[inputs.predicting].to(self.compute),
+            self.predicting(inputs),
             self.get_output_embeddings().weight,
             inputs.targets,
             logit_scale=getattr(c, "logit_scale", 1.0),
             softcap=getattr(c, "final_logit_softcapping", None),
         )
+
+    def predicting(self, inputs: Inputs) -> torch.Tensor:
+        """Final hidden states [S, C] of the positions whose next token is supervised."""
+        extra = {"seq_idx": inputs.documents} if self.config.model_type == "lfm2" else {}
+        hidden = self.model(
+            inputs_embeds=self.embedding(inputs.ids).to(self.compute),
+            position_ids=inputs.positions,
+            attention_mask=attention.masks(inputs.documents, self.config),
+            use_cache=False,
+            **extra,
+        ).last_hidden_state  # [R, L, C]
+        return hidden.flatten(0, 1)[inputs.predicting].to(self.compute)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embedding

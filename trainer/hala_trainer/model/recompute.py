@@ -6,6 +6,7 @@ selective  its input and the results of matrix products and attention; norms, ac
 full       its input; the whole block is computed again, about a third more work a step
 """
 
+import logging
 from functools import partial
 
 import torch
@@ -37,6 +38,8 @@ def apply(block: nn.Module, mode: str) -> None:
         return
     contexts = {}
     if mode == "selective":
+        # Compiled, it warns of what it does not do, and that is not used here.
+        logging.getLogger("torch._higher_order_ops.wrap").setLevel(logging.ERROR)
         contexts = {"context_fn": partial(create_selective_checkpoint_contexts, _policy)}
     elif mode != "full":
         raise ValueError(f"recompute is one of {', '.join(MODES)}, not {mode}")
