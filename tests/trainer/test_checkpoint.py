@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from hala_trainer.checkpoint import Checkpoints
 from hala_trainer.errors import InputError, TrainError
+from hala_trainer.saving.checkpoint import Checkpoints
 from tests.trainer.worker_ranks import Trained, run_ranks
 
 

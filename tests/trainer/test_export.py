@@ -18,10 +18,10 @@ from transformers import (
 )
 
 from hala_engine import Engine, EngineConfig, SamplingParams
-from hala_trainer import export as module
 from hala_trainer.data.chat import ChatRenderer
 from hala_trainer.errors import InputError, TrainError
-from hala_trainer.export import base_generation, end_of_turn, export, generation_of
+from hala_trainer.saving import export as module
+from hala_trainer.saving.export import base_generation, end_of_turn, export, generation_of
 from tests.trainer.worker_ranks import run_ranks, sharded_model
 
 SIZES = {

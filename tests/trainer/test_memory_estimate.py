@@ -10,7 +10,6 @@ from transformers import AutoConfig
 
 from bench.architectures import gemma2_9b, lfm2_1b2
 from hala_kernels.backend import forced
-from hala_trainer import memory
 from hala_trainer.config import (
     CheckpointConfig,
     DataConfig,
@@ -21,12 +20,13 @@ from hala_trainer.config import (
     TrainConfig,
 )
 from hala_trainer.distributed import processes
-from hala_trainer.live_bytes import LiveBytes, footprint
-from hala_trainer.memory import Group, estimate, groups
 from hala_trainer.model import attention
 from hala_trainer.model.loading import build, fill
 from hala_trainer.model.sharding import shard
 from hala_trainer.optim import build_optimizer
+from hala_trainer.planning import memory
+from hala_trainer.planning.live_bytes import LiveBytes, footprint
+from hala_trainer.planning.memory import Group, estimate, groups
 from hala_trainer.recipe import load_recipe
 
 RECIPES = Path("trainer/recipes")

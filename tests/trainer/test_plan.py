@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hala_trainer import plan, survey
 from hala_trainer.__main__ import run
 from hala_trainer.config import OptimConfig
 from hala_trainer.data.chat import ChatRenderer
 from hala_trainer.data.documents import load_corpus
 from hala_trainer.data.order import PackedRows
+from hala_trainer.planning import plan, survey
 from hala_trainer.recipe import load_recipe
 
 RECIPES = sorted(Path("trainer/recipes").glob("*.toml"))

@@ -22,9 +22,9 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from hala_trainer import checkpoint_files, export
-from hala_trainer.checkpoint import Checkpoints, State
 from hala_trainer.errors import TrainError
+from hala_trainer.saving import checkpoint_files, export
+from hala_trainer.saving.checkpoint import Checkpoints, State
 
 ROOT = Path(__file__).parents[2]
 

@@ -56,7 +56,7 @@ def run(
         recipe.accumulate(nproc)
         # Imported late: a bad recipe or --help should not wait for torch.
         if dry_run:
-            from hala_trainer.plan import print_plan
+            from hala_trainer.planning.plan import print_plan
 
             print_plan(recipe, nproc)
         elif nproc > 1:

@@ -12,9 +12,9 @@ from hala_trainer.config import Recipe
 from hala_trainer.data.order import in_order
 from hala_trainer.data.rows import Columns, Message, data_files, read_rows
 from hala_trainer.errors import TrainError
-from hala_trainer.export import export
 from hala_trainer.model.packed import Inputs
 from hala_trainer.run import Run
+from hala_trainer.saving.export import export
 
 
 @torch.no_grad()

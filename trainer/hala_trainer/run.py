@@ -7,13 +7,11 @@ from typing import Any
 import torch
 import transformers
 
-from hala_trainer.checkpoint import Checkpoints, State
 from hala_trainer.config import Recipe
 from hala_trainer.data.documents import Corpus, load_corpus
 from hala_trainer.data.order import DataPosition, PackedRows
 from hala_trainer.distributed import Processes
 from hala_trainer.errors import InputError
-from hala_trainer.export import base_generation
 from hala_trainer.flops import ModelFlops, model_flops, peak_flops
 from hala_trainer.health import Health
 from hala_trainer.log import Meter, RunLog
@@ -22,6 +20,8 @@ from hala_trainer.model.packed import PackedModel
 from hala_trainer.model.sharding import shard
 from hala_trainer.optim import build_optimizer
 from hala_trainer.recipe import refuse_changed, to_toml
+from hala_trainer.saving.checkpoint import Checkpoints, State
+from hala_trainer.saving.export import base_generation
 
 
 @dataclass

@@ -25,7 +25,7 @@ from hala_trainer.errors import InputError
 
 NAME = "hala_packed"
 BLOCK = 128  # tokens a side of a FlexAttention block
-DENSE = 256  # tokens of a row up to which a CPU computes all pairs of it
+DENSE = 128  # tokens of a row up to which a CPU computes all pairs of it, at no loss of time
 SPAN = 64  # tokens that short documents are gathered up to on a CPU
 
 _compiled_flex = torch.compile(flex_attention, dynamic=False)
@@ -38,7 +38,7 @@ def register() -> None:
     AttentionInterface.register(NAME, packed_attention)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)  # not frozen: of such torch.compile guards every field, anew in each batch
 class Spans:
     """A batch's rows, one after the other, cut into pieces that attend within themselves."""
 

@@ -16,10 +16,10 @@ from hala_trainer.config import ModelConfig, OptimConfig, Recipe
 from hala_trainer.data.chat import ChatRenderer
 from hala_trainer.errors import InputError
 from hala_trainer.flops import layer_types, model_flops, peak_flops
-from hala_trainer.memory import Estimate, estimate
 from hala_trainer.model import loading
 from hala_trainer.model.packed import PackedModel
-from hala_trainer.survey import Epoch, Source, epoch, survey
+from hala_trainer.planning.memory import Estimate, estimate
+from hala_trainer.planning.survey import Epoch, Source, epoch, survey
 
 ASSUMED_GPU = ("80 GB GPU", 80_000_000_000)
 ASSUMED_SHARE = 0.4  # of the peak, for the hours

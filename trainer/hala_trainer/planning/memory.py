@@ -17,8 +17,8 @@ from hala_kernels.backend import forced
 from hala_kernels.cross_entropy import ROW_ALIGNMENT, chunk_size
 from hala_trainer.config import Recipe
 from hala_trainer.flops import layer_types
-from hala_trainer.live_bytes import Footprint, LiveBytes, footprint
 from hala_trainer.model.packed import Inputs, PackedModel
+from hala_trainer.planning.live_bytes import Footprint, LiveBytes, footprint
 
 RESERVE = 2_000_000_000
 """Bytes for what is no tensor of ours: the CUDA context with its kernels (about 0.5 GB), NCCL's

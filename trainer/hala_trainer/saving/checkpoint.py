@@ -23,9 +23,9 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
-from hala_trainer import checkpoint_files as files
 from hala_trainer.distributed import PATIENCE
 from hala_trainer.errors import InputError, TrainError
+from hala_trainer.saving import checkpoint_files as files
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 

@@ -1,0 +1,1 @@
+"""What outlives a run: checkpoints to go on from, and the model for others."""
