@@ -4,6 +4,8 @@
 them beside `transformers`, and the error of FP8 accumulation against float64. `kernels`: every
 kernel beside its peers and its floor. `engine`: whole jobs beside `transformers` and the roofline,
 FP8 beside BF16, a step by batch size, what the device waits for, and the cost of `--deterministic`.
+`trainer`: gradients on the device beside the CPU's, then steps of hala-train: MFU, memory beside
+its estimate, time by kind of kernel, and a plain loop over `transformers`.
 Each stays within `--minutes`; what was not reached is named, not lost.
 """
 
@@ -110,6 +112,32 @@ def engine(
     engine_gpu.print_tables(result, console)
     failed = any("error" in part for part in result["parts"].values())
     raise typer.Exit(1 if failed or result["not_reached"] else 0)
+
+
+@app.command()
+def trainer(
+    out: Out,
+    minutes: Minutes = 9.0,
+    only: Annotated[list[str] | None, typer.Option(help="Only these parts, e.g. check.")] = None,
+    tiny: Annotated[bool, typer.Option("--tiny", hidden=True)] = False,
+) -> None:
+    """Is training right on this GPU, and how near its peak?"""
+    from bench import trainer_gpu
+
+    if unknown := set(only or ()) - set(trainer_gpu.PARTS):
+        refuse(f"no part is called {unknown.pop()!r}: use {', '.join(trainer_gpu.PARTS)}")
+    out, deadline = out.resolve(), time.monotonic() + 60 * minutes
+    result = _begin("trainer", on_cpu=tiny)
+    out.mkdir(parents=True, exist_ok=True)
+    device = "cpu" if tiny else "cuda"
+    result |= trainer_gpu.measure(out, deadline, console, device=device, tiny=tiny, only=only)
+    result["summary"] = trainer_gpu.summarize(result["parts"])
+    result["targets_met"] = trainer_gpu.verdicts(result["summary"])
+    _write(out / "trainer.json", result)
+    trainer_gpu.print_tables(result, console)
+    failed = any("error" in part for part in result["parts"].values())
+    wrong = not result["summary"].get("gradients_ok", True)
+    raise typer.Exit(1 if failed or wrong or result["not_reached"] else 0)
 
 
 def _begin(stage: str, on_cpu: bool = False) -> dict[str, Any]:

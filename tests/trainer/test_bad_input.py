@@ -28,10 +28,36 @@ def one_line(capsys) -> str:
         ("optim.schedule=cosin", "optim.schedule must be one of cosine, linear, constant"),
         ("model.path=/nowhere/at/all", "/nowhere/at/all"),
         ("data.train=/nowhere/rows.jsonl", "/nowhere/rows.jsonl: no such data file"),
-        ("data.weights=[1.0, 2.0]", "data.weights needs one positive number per entry"),
+        ("data.weights=[1.0, 2.0]", "unknown key data.weights; did you mean data.train[1].weight?"),
+        ("data.prompt_column=en", "did you mean data.train[1].prompt_column?"),
+        ("data.train=[]", "data.train is missing"),
+        ('data.train=["a", 5]', "data.train[2] must be a path, or a table with one, not 5"),
+        ("data.train=[{weight=1}]", "data.train[1].path is missing"),
+        ('data.train=["a", {path="b", weight="x"}]', 'data.train[2].weight must be float, not "x"'),
+        ('data.train={path="a", weight=0}', "data.train[1].weight must be positive"),
+        ('data.train={path="a", weight=nan}', "data.train[1].weight must be a finite number"),
+        (
+            'data.eval={path="a", weight=2}',
+            "data.eval[1].weight: evaluation takes each source once",
+        ),
+        (
+            'data.train=["a", {path="b", prompt_colum="c"}]',
+            "unknown key data.train[2].prompt_colum; did you mean data.train[2].prompt_column?",
+        ),
+        (
+            'data.eval={path="a", prompt_template="hello"}',
+            "data.eval[1].prompt_template must hold {prompt}",
+        ),
+        ('data.train={path="a", messages_column=""}', "data.train[1] has a column without a name"),
+        (
+            'data.train={path="a", prompt_column="a..b"}',
+            "data.train[1] has a column without a name",
+        ),
+        ('data.train={path="a", drop_flagged=1}', "data.train[1].drop_flagged must be bool, not 1"),
+        ("data.train=[{path=a}]", "not valid TOML"),
+        ('data.train={path="/nowhere"}', "/nowhere: no such data file or folder"),
         ("data.seq_len=20", "chat.jsonl line 1: 2"),
         ("data.overlong=crop", "data.overlong must be one of refuse, drop"),
-        ("data.prompt_template=hello", "data.prompt_template must hold {prompt}"),
         ("train.global_batch=6", "train.global_batch = 6 is no multiple of train.micro_batch = 4"),
         ("train.micro_batch=0", "train.global_batch and train.micro_batch must be at least 1"),
         ("train.recompute=some", "train.recompute must be one of none, selective, full"),
@@ -75,6 +101,25 @@ def test_wrong_row(recipe_file, tmp_path, capsys, text, said):
     rows.write_text(text)
     assert run(recipe_file, [f"data.train={rows}"], debug=False) == 2
     assert said in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("keys", "row", "said"),
+    [
+        ('prompt_column="q"', {"prompt": "a", "response": "b"}, "`q` must be text, not missing"),
+        ('messages_column="m.n"', {"m": {"n": "a"}}, "`m.n` must be a list of messages, not text"),
+        ('response_column="t.ar"', {"prompt": "a", "t": {"ar": 3}}, "`t.ar` must be text"),
+        ("drop_flagged=true", {"prompt": "a", "response": "b"}, "line 1: `_hala.flags`, which"),
+        ("drop_flagged=true", {"prompt": "a", "_hala": {"flags": []}}, "leaves none of 1 rows"),
+    ],
+)
+def test_wrong_row_for_a_source(recipe_file, tmp_path, capsys, keys, row, said):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps(row) + "\n")
+    for dry_run in (True, False):
+        entry = f'data.train={{path="{rows}", {keys}}}'
+        assert run(recipe_file, [entry], debug=False, dry_run=dry_run) == 2
+        assert said in one_line(capsys)
 
 
 def test_missing_and_malformed_recipe(tmp_path, capsys):
@@ -148,12 +193,17 @@ def test_weights_that_do_not_fit_the_configuration(recipe_file, trained, tmp_pat
     assert "no usable tokenizer" in refusal(cut)
 
 
-def test_another_recipe_in_the_same_directory_is_refused(recipe_file, capsys):
+def test_another_recipe_in_the_same_directory_is_refused(recipe_file, chat_file, capsys):
     assert run(recipe_file, ["train.steps=1"], debug=False) == 0
     capsys.readouterr()
     assert run(recipe_file, ["train.steps=1", "optim.lr=1e-3"], debug=False) == 2
     assert "optim.lr = 0.003, now 0.001" in one_line(capsys)
     assert run(recipe_file, ["train.steps=2", "log.every=2"], debug=False) == 0
+    assert run(recipe_file, [f'data.train={{path="{chat_file}", weight=2}}'], debug=False) == 2
+    was, now = f'["{chat_file}"]', f'[{{path = "{chat_file}", weight = 2.0}}]'
+    assert f"holds a run with data.train = {was}, now {now}; " in one_line(capsys)
+    as_table = [f'data.train={{path="{chat_file}", weight=1}}', "train.steps=3"]
+    assert run(recipe_file, [*as_table, "data.eval=[]"], debug=False) == 0
 
 
 def test_data_that_changed_since_the_checkpoint_is_refused(

@@ -148,7 +148,7 @@ def test_every_epoch_and_seed_mixes_sources_in_another_way():
 
 
 def test_weights_that_choose_nothing_are_refused():
-    with pytest.raises(InputError, match=r"data\.weights are so small"):
+    with pytest.raises(InputError, match=r"the weights of data\.train are so small"):
         packed([2] * 10, weights=[0.01]).rows_of_epoch(0)
 
 

@@ -10,14 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from hala_trainer.__main__ import run
-from hala_trainer.config import OptimConfig
+from hala_trainer.config import DataConfig, OptimConfig, SourceConfig
 from hala_trainer.data.chat import ChatRenderer
 from hala_trainer.data.documents import load_corpus
 from hala_trainer.data.order import PackedRows
 from hala_trainer.planning import plan, survey
 from hala_trainer.recipe import load_recipe
 
-RECIPES = sorted(Path("trainer/recipes").glob("*.toml"))
+RECIPES = sorted(Path("trainer/recipes").resolve().glob("*.toml"))
+RECIPES.append(Path("examples/train.toml").resolve())
 
 
 @pytest.fixture
@@ -117,7 +118,7 @@ def test_steps_of_epochs_are_those_of_the_real_packing(planned, tokenizer, tmp_p
     corpus = load_corpus(r.data.train, tokenizer, r.data, tmp_path / "cache")
     rows = PackedRows(corpus, [], r.data.seq_len, 0, r.data.seed)
     once = survey.epoch(
-        [survey.survey(name, ChatRenderer(tokenizer), r.data) for name in r.data.train], r.data
+        [survey.survey(source, ChatRenderer(tokenizer), r.data) for source in r.data.train], r.data
     )
     assert once.tokens == pytest.approx(corpus.lengths.sum())
     assert once.rows == pytest.approx(len(rows.rows_of_epoch(0)), rel=0.03)
@@ -141,7 +142,7 @@ def test_rows_beyond_the_sample_are_reckoned(
 ):
     monkeypatch.setattr(survey, "SAMPLE_ROWS", 20)
     name = rows_of(tmp_path / f"rows{suffix}", [5] * 300)
-    found = survey.survey(name, ChatRenderer(tokenizer), planned.recipe().data)
+    found = survey.survey(SourceConfig(name), ChatRenderer(tokenizer), planned.recipe().data)
     assert (found.rows, found.exact, len(found.lengths)) == (300, False, 20)
     assert found.tokens == 300 * found.lengths[0]
     assert 0 < found.supervised < 1
@@ -151,7 +152,8 @@ def test_a_folder_is_sampled_through_all_of_it(tmp_path, monkeypatch, tokenizer,
     monkeypatch.setattr(survey, "SAMPLE_FILES", 4)
     for n in range(8):
         rows_of(tmp_path / f"out/data/part-{n:05d}.jsonl", [n + 1] * 10)
-    found = survey.survey(str(tmp_path / "out"), ChatRenderer(tokenizer), planned.recipe().data)
+    source = SourceConfig(str(tmp_path / "out"))
+    found = survey.survey(source, ChatRenderer(tokenizer), planned.recipe().data)
     assert (found.files, found.rows) == (8, 80)
     assert len(set(found.lengths.tolist())) == 4
 
@@ -165,13 +167,10 @@ def test_rows_too_long_are_refused_or_left_out_as_in_training(planned, tmp_path)
 
 
 def test_an_epoch_weighs_its_sources():
-    def source(length: int, rows: int) -> survey.Source:
-        return survey.Source("s", 1, rows, True, np.full(10, length), 0.5)
+    def source(length: int, rows: int, weight: float = 1.0) -> survey.Source:
+        return survey.Source("s", 1, rows, True, np.full(10, length), 0.5, weight=weight)
 
-    from hala_trainer.config import DataConfig
-
-    data = DataConfig(seq_len=100, weights=[1.0, 3.0])
-    once = survey.epoch([source(10, 100), source(30, 100)], data)
+    once = survey.epoch([source(10, 100), source(30, 100, 3.0)], DataConfig(seq_len=100))
     assert once.tokens == 10 * 100 + 3 * 30 * 100
     assert once.documents.mean() == pytest.approx((10 + 3 * 30) / 4, rel=0.01)
     assert once.fill == pytest.approx(1, abs=0.01) and once.rows == 100
@@ -186,22 +185,64 @@ def test_the_schedule_is_put_into_words():
     assert short.startswith("rises to 2e-05 over 9 steps, then falls in a straight line to 1e-06")
 
 
+def test_a_source_is_said_with_its_columns_its_passes_and_its_flagged_rows(planned, tmp_path):
+    rows = [
+        {"en": "a", "ar": "b", "_hala": {"flags": flags}} for flags in [[], [], ["empty"], []] * 5
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    entry = f'{{path="{path}", prompt_column="en", response_column="ar", drop_flagged=true'
+    code, out, err = planned(f"data.train=[{entry}, weight=2.5}}]")
+    assert (code, err) == (0, "")
+    assert "rows.jsonl (en, ar): 15 documents, " in out
+    assert "2.5 passes an epoch; beside them 25.0% of the rows are flagged and left out" in out
+
+
+def test_flagged_rows_beyond_the_sample_are_reckoned(tmp_path, monkeypatch, tokenizer, planned):
+    monkeypatch.setattr(survey, "SAMPLE_ROWS", 20)
+    rows = [
+        {"prompt": "a", "response": "b", "_hala": {"flags": ["x"] * (n % 2)}} for n in range(300)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    source = SourceConfig(str(tmp_path / "rows.parquet"), drop_flagged=True)
+    found = survey.survey(source, ChatRenderer(tokenizer), planned.recipe().data)
+    assert (found.rows, found.exact) == (pytest.approx(150, rel=0.05), False)
+
+
+def write_source(source: SourceConfig) -> None:
+    """A row where a recipe's source looks for it."""
+    talk = [{"role": "user", "content": "say a"}, {"role": "assistant", "content": "A"}]
+    row = {"_hala": {"flags": []}}
+    values = {source.prompt_column: "say a", source.response_column: "A"}
+    if source.messages_column != "messages":
+        values = {source.messages_column: talk}
+    for name, value in values.items():
+        column, _, field = name.partition(".")
+        row[column] = row.get(column, {}) | {field: value} if field else value
+    path = Path(source.path)
+    path = path if path.suffix else path / "rows.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    known = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(known | row) + "\n")
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_every_recipe_can_be_planned(path, init_dir, tmp_path, capsys):
+def test_every_recipe_can_be_planned(path, init_dir, tmp_path, monkeypatch, capsys):
     """With a small model and rows in the columns that it names; not compiled, which takes long."""
+    monkeypatch.chdir(tmp_path)
     r = load_recipe(path, [])
-    row = {
-        r.data.prompt_column: "say a",
-        r.data.response_column: "A",
-        "other": 1,
-    }
-    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
-    rows = json.dumps([str(tmp_path / "rows.jsonl")] * len(r.data.train))
-    held_out = json.dumps([str(tmp_path / "rows.jsonl")])
-    overrides = [f"model.path={init_dir}", f"data.train={rows}", f"data.eval={held_out}"]
-    nproc = 1 if "mini" in path.stem else 8
-    code = run(path, [*overrides, "train.compile=false"], False, nproc=nproc, dry_run=True)
+    for source in (*r.data.train, *r.data.eval):
+        write_source(source)
+    nproc = 1 if "mini" in path.stem or path.parent.name == "examples" else 8
+    overrides = [f"model.path={init_dir}", "train.compile=false"]
+    code = run(path, overrides, False, nproc=nproc, dry_run=True)
     out, err = capsys.readouterr()
     assert (code, err) == (0, "") and "fits: " in out
     longest = max(map(len, path.read_text().splitlines()))
     assert longest <= 100
+
+
+def test_the_four_models_of_the_report_train_on_the_same_corpus():
+    trains = [load_recipe(path, []).data for path in RECIPES if re.match("hala-[0-9]", path.stem)]
+    assert len(trains) == 4
+    assert all(data == trains[0] for data in trains)

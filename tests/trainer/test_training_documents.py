@@ -2,19 +2,21 @@
 
 import json
 import threading
+from dataclasses import fields
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hala_trainer.config import DataConfig
+from hala_trainer.config import DataConfig, SourceConfig
 from hala_trainer.data import cache
 from hala_trainer.data.chat import ChatRenderer
 from hala_trainer.data.documents import Corpus, Documents, load_corpus
-from hala_trainer.data.rows import Columns
 from hala_trainer.errors import InputError
 from tests.trainer.conftest import CHATML, tiny_tokenizer
+
+KEYS = {f.name for f in fields(SourceConfig)}
 
 
 def row(prompt="abc?", response="abc abc") -> dict:
@@ -28,12 +30,17 @@ def write(path, rows):
 
 @pytest.fixture
 def load(tokenizer, tmp_path):
-    """Loads files of tmp_path as a run would."""
+    """Loads files of tmp_path as a run would. An entry is a name, or it and a source's keys; these
+    may be given for all entries too."""
 
-    def load(*names, limit=0, tokenizer=tokenizer, tell=lambda text: None, **settings) -> Corpus:
-        paths = [str(tmp_path / name) for name in names]
-        data = DataConfig(train=paths, **{"seq_len": 1024} | settings)
-        return load_corpus(paths, tokenizer, data, tmp_path / "cache", limit, tell)
+    def load(*entries, limit=0, tokenizer=tokenizer, tell=lambda text: None, **settings) -> Corpus:
+        shared = {key: settings.pop(key) for key in list(settings) if key in KEYS}
+        sources = []
+        for entry in entries:
+            name, own = (entry, {}) if isinstance(entry, str) else entry
+            sources.append(SourceConfig(str(tmp_path / name), **shared | own))
+        data = DataConfig(train=sources, **{"seq_len": 1024} | settings)
+        return load_corpus(sources, tokenizer, data, tmp_path / "cache", limit, tell)
 
     return load
 
@@ -120,6 +127,8 @@ def test_the_cache_follows_content_template_columns_and_limit(load, tmp_path):
     assert len(load("a.jsonl", limit=1)) == 1
     assert contents(load("a.jsonl", prompt_column="response")) != first
     assert contents(load("a.jsonl", prompt_template="say {prompt}")) != first
+    with pytest.raises(InputError, match="drop_flagged"):
+        load("a.jsonl", drop_flagged=True)
     assert contents(load("a.jsonl")) == first
     other = tiny_tokenizer()
     other.chat_template = CHATML.replace("<|im_start|>", "<|a|>")
@@ -172,7 +181,7 @@ def test_two_that_ask_at_once_tokenise_once(tokenizer, tmp_path, monkeypatch):
 
     def ask():
         start.wait()
-        found.append(cache.tokenised(file, renderer, Columns(), tmp_path / "cache", 0, print))
+        found.append(cache.tokenised(file, renderer, SourceConfig(), tmp_path / "cache", 0, print))
 
     threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:
@@ -265,6 +274,61 @@ def test_a_limit_takes_the_first_rows_of_each_source(load, tmp_path):
     assert corpus.sizes.tolist() == [4, 4]
     assert contents(corpus)[:4] == whole[:4]
     assert load("f", limit=3).sizes.tolist() == [3]
+
+
+def test_a_folder_may_be_two_sources_with_other_columns(load, tmp_path):
+    (tmp_path / "f").mkdir()
+    pairs = [{"q": "a", "q_ar": "b", "r": "c c", "r_ar": "abc"}, {"q": "b", "r": "c"}]
+    pairs[1] |= {"q_ar": "a b", "r_ar": "c"}
+    write(tmp_path / "f" / "a.jsonl", pairs)
+    entries = [
+        ("f", {"prompt_column": name, "response_column": f"{name}_ar", "prompt_template": template})
+        for name, template in (("q", "{prompt}"), ("r", "say {prompt}"))
+    ]
+    both = load(*entries)
+    alone = [load(entry) for entry in entries]
+    assert both.sizes.tolist() == [2, 2]
+    assert contents(both) == contents(alone[0]) + contents(alone[1])
+    assert contents(alone[0]) != contents(alone[1])
+    names = [f"{tmp_path}/f (q, q_ar)", f"{tmp_path}/f (r, r_ar)"]
+    assert [source.name for source in both.sources] == names
+
+
+def test_the_cache_serves_another_weight_and_another_path_to_the_same_file(
+    load, tmp_path, monkeypatch
+):
+    write(tmp_path / "a.jsonl", [row()])
+    first = contents(load("a.jsonl"))
+    monkeypatch.setattr(ChatRenderer, "encode", None)
+    assert contents(load(("../" + tmp_path.name + "/a.jsonl", {"weight": 2.0}))) == first
+
+
+def flagged(flags: list, **changes) -> dict:
+    return row(**changes) | {"_hala": {"flags": flags}}
+
+
+def test_flagged_rows_are_no_documents_and_are_counted(load, tmp_path):
+    rows = [flagged([]), flagged(["truncated"]), flagged([], response="abc"), flagged(["empty"])]
+    write(tmp_path / "a.jsonl", rows)
+    whole = contents(load("a.jsonl"))
+    for _ in range(2):  # the second time from the cache
+        corpus = load("a.jsonl", drop_flagged=True)
+        assert contents(corpus) == [whole[0], whole[2]]
+        assert [(s.documents, s.dropped, s.flagged) for s in corpus.sources] == [(2, 0, 2)]
+    assert len(load("a.jsonl", drop_flagged=True, limit=2)) == 2
+
+
+def test_a_longer_row_is_named_by_its_line_among_flagged_ones(load, tmp_path):
+    rows = [flagged(["empty"]), flagged([]), flagged(["empty"]), flagged([], response="a" * 99)]
+    write(tmp_path / "a.jsonl", rows)
+    with pytest.raises(InputError, match=r"a\.jsonl line 4: 1\d\d tokens"):
+        load("a.jsonl", drop_flagged=True, seq_len=64)
+
+
+def test_a_source_of_flagged_rows_alone_is_refused(load, tmp_path):
+    write(tmp_path / "a.jsonl", [flagged(["empty"]), flagged([], response=None)])
+    with pytest.raises(InputError, match=r"a\.jsonl: drop_flagged leaves none of 2 rows: "):
+        load("a.jsonl", drop_flagged=True)
 
 
 def test_documents_can_be_narrowed_twice():

@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hala_trainer.data.rows import Columns, data_files, place_of, read_rows
+from hala_trainer.config import SourceConfig
+from hala_trainer.data.rows import FileRows, data_files
 from hala_trainer.errors import InputError
 
 TALK = [{"role": "user", "content": "abc?"}, {"role": "assistant", "content": "ab"}]
@@ -19,8 +20,16 @@ def write_jsonl(path, *rows):
     return path
 
 
-def read(path, columns=None) -> list:
-    return [messages for _, messages in read_rows(path, columns or Columns())]
+def write(path, *rows):
+    """Rows in the format that the name's end says."""
+    if path.suffix == ".jsonl":
+        return write_jsonl(path, *rows)
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def read(path, **source) -> list:
+    return [messages for _, messages in FileRows(path, SourceConfig(**source))]
 
 
 @pytest.mark.parametrize(
@@ -42,9 +51,10 @@ def test_every_way_to_write_a_conversation_reads_the_same(tmp_path, row):
 
 def test_columns_and_prompt_template_can_be_named(tmp_path):
     file = write_jsonl(tmp_path / "a.jsonl", {"en": "{x}", "ar": "ب"}, {"chat": TALK})
-    columns = Columns("chat", "en", "ar", 'Translate {"this"}: {prompt}')
+    columns = {"messages_column": "chat", "prompt_column": "en", "response_column": "ar"}
+    columns["prompt_template"] = 'Translate {"this"}: {prompt}'
     said = [{"role": "user", "content": 'Translate {"this"}: {x}'}]
-    assert read(file, columns) == [[*said, {"role": "assistant", "content": "ب"}], TALK]
+    assert read(file, **columns) == [[*said, {"role": "assistant", "content": "ب"}], TALK]
 
 
 def test_further_keys_of_a_message_reach_the_template(tmp_path):
@@ -59,18 +69,72 @@ def test_only_a_line_feed_ends_a_row_and_blank_lines_are_passed_over(tmp_path):
     line = json.dumps(row, ensure_ascii=False)
     file.write_bytes(b"\xef\xbb\xbf" + f"{line}\r\n \n\n{line}".encode())
     assert [messages[0]["content"] for messages in read(file)] == [row["prompt"]] * 2
-    assert [place for place, _ in read_rows(file, Columns())] == [
-        f"{file} line 1",
-        f"{file} line 4",
-    ]
-    assert [place_of(file, i) for i in (0, 1)] == [f"{file} line 1", f"{file} line 4"]
+    rows = FileRows(file, SourceConfig())
+    places = [f"{file} line 1", f"{file} line 4"]
+    assert [place for place, _ in rows] == places == [rows.place_of(i) for i in (0, 1)]
 
 
 def test_places_in_parquet_are_rows(tmp_path):
     file = tmp_path / "a.parquet"
     pq.write_table(pa.Table.from_pylist([PLAIN] * 3), file)
-    places = [place for place, _ in read_rows(file, Columns())]
-    assert places == [f"{file} row {n}" for n in (1, 2, 3)] == [place_of(file, i) for i in range(3)]
+    rows = FileRows(file, SourceConfig())
+    places = [f"{file} row {n}" for n in (1, 2, 3)]
+    assert [place for place, _ in rows] == places == [rows.place_of(i) for i in range(3)]
+
+
+FORMATS = pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+
+
+@FORMATS
+def test_a_dotted_column_is_a_field_of_objects(tmp_path, name):
+    row = {"translation": {"en": "abc?", "ar": "ab", "fr": "x"}, "deep": {"er": {"chat": TALK}}}
+    file = write(tmp_path / name, row, row)
+    pair = {"prompt_column": "translation.en", "response_column": "translation.ar"}
+    assert read(file, **pair) == [TALK, TALK]
+    assert read(file, messages_column="deep.er.chat") == [TALK, TALK]
+    with pytest.raises(InputError, match="translation"):
+        read(file, prompt_column="translation.de", response_column="translation.en.text")
+
+
+@FORMATS
+def test_a_column_whose_name_has_a_dot_is_found(tmp_path, name):
+    file = write(tmp_path / name, {"pair.en": "abc?", "pair.ar": "ab"})
+    assert read(file, prompt_column="pair.en", response_column="pair.ar") == [TALK]
+
+
+def marked(flags: list, response: str | None = "ab") -> dict:
+    """As hala-engine translate writes a row."""
+    return {"prompt": "abc?", "response": response, "_hala": {"id": 0, "flags": flags}}
+
+
+@FORMATS
+def test_flagged_and_failed_rows_are_left_out_and_counted_when_asked(tmp_path, name):
+    rows = [marked([]), marked(["truncated"]), marked([], None), marked([], "abc"), marked(["a"])]
+    file = write(tmp_path / name, *rows)
+    found = FileRows(file, SourceConfig(drop_flagged=True))
+    for _ in range(2):
+        assert [messages[1]["content"] for _, messages in found] == ["ab", "abc"]
+        assert found.flagged == 3
+    assert found.place_of(1).endswith((" line 4", " row 4"))
+    with pytest.raises(InputError, match=r"(line|row) 3: `response` must be text, not missing"):
+        read(file)
+
+
+@FORMATS
+def test_a_chat_is_left_out_when_it_is_flagged_or_failed(tmp_path, name):
+    rows = [
+        {"messages_ar": chat, "_hala": {"flags": flags}}
+        for chat, flags in [(TALK, []), (TALK, ["empty"]), (None, [])]
+    ]
+    source = {"messages_column": "messages_ar", "drop_flagged": True}
+    assert read(write(tmp_path / name, *rows), **source) == [TALK]
+
+
+@FORMATS
+@pytest.mark.parametrize("info", [{}, {"_hala": {"id": 3}}, {"_hala": {"flags": "truncated"}}])
+def test_flags_that_are_not_there_cannot_be_gone_by(tmp_path, name, info):
+    with pytest.raises(InputError, match=r"`_hala\.flags`.* drop_flagged goes by"):
+        read(write(tmp_path / name, PLAIN | info), drop_flagged=True)
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,8 @@ def run(
     """Returns the exit code; every failure is one line on stderr."""
 
     def stop_before_training(signum, _frame):
+        for again in (signal.SIGINT, signal.SIGTERM):  # on the way out, from terminal or launcher
+            signal.signal(again, signal.SIG_IGN)
         raise Stopped(signum)
 
     signal.signal(signal.SIGTERM, stop_before_training)

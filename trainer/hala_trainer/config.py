@@ -16,20 +16,38 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class SourceConfig:
+    """An entry of data.train or data.eval, a table; a string there is one with this path.
+
+    `translation.en` as a column is the field `en` of the objects in `translation`.
+    """
+
+    path: str = ""  # .jsonl, .parquet, or a folder of them
+    weight: float = 1.0  # passes over it per epoch; of data.train only
+    messages_column: str = "messages"
+    prompt_column: str = "prompt"  # read, with response_column, where a row has no messages
+    response_column: str = "response"
+    prompt_template: str = "{prompt}"  # the user's turn made of the prompt column
+    drop_flagged: bool = False  # leave out rows that hala-engine flagged or could not translate
+
+    @property
+    def name(self) -> str:
+        """For people: the path, and the columns where they are not the usual ones."""
+        columns = [f for f in fields(self) if f.name.endswith("_column")]
+        chosen = [getattr(self, f.name) for f in columns if getattr(self, f.name) != f.default]
+        return f"{self.path} ({', '.join(chosen)})" if chosen else self.path
+
+
+@dataclass(frozen=True)
 class DataConfig:
-    train: list[str] = field(default_factory=list)  # .jsonl, .parquet, or folders of them
-    weights: list[float] = field(default_factory=list)  # passes over each source per epoch
-    eval: list[str] = field(default_factory=list)
+    train: list[SourceConfig] = field(default_factory=list)
+    eval: list[SourceConfig] = field(default_factory=list)
     eval_documents: int = 1024  # at most, from the start of each eval source
     seq_len: int = 1024  # tokens in a packed row
     packing: str = "best_fit"  # "none": a document a row, padded to the longest beside it
     overlong: str = "refuse"  # a document longer than seq_len: refuse the run, or "drop" it
     seed: int = 0  # of the data order
     cache: str = ""  # tokenised data; default OUT/cache
-    messages_column: str = "messages"
-    prompt_column: str = "prompt"  # read, with response_column, where a row has no messages
-    response_column: str = "response"
-    prompt_template: str = "{prompt}"  # the user's turn made of the prompt column
 
 
 @dataclass(frozen=True)
@@ -143,12 +161,9 @@ def check(recipe: Recipe) -> None:
         "model.path is missing: a Hugging Face directory or hub id": m.path,
         "train.out is missing: the directory to write to": t.out,
         "data.train is missing: at least one .jsonl or .parquet file": d.train,
-        "data.weights needs one positive number per entry of data.train": not d.weights
-        or (len(d.weights) == len(d.train) and min(d.weights) > 0),
         "data.seq_len must be at least 2": d.seq_len >= 2,
         "data.eval_documents must be at least 1": d.eval_documents >= 1,
         "data.seed must not be negative": d.seed >= 0,
-        "data.prompt_template must hold {prompt}": "{prompt}" in d.prompt_template,
         "give either train.steps or train.epochs": (t.steps > 0) != (t.epochs > 0),
         "train.steps and train.epochs must not be negative": min(t.steps, t.epochs) >= 0,
         "train.global_batch and train.micro_batch must be at least 1": min(
@@ -175,6 +190,20 @@ def check(recipe: Recipe) -> None:
         >= 0,
         "log.samples needs data.eval, whose prompts are answered": not g.samples or d.eval,
     }
+    for key in ("train", "eval"):
+        for n, source in enumerate(getattr(d, key), 1):
+            rules |= _source_rules(f"data.{key}[{n}]", source, weighted=key == "train")
     for message, holds in rules.items():
         if not holds:
             raise InputError(message)
+
+
+def _source_rules(entry: str, source: SourceConfig, weighted: bool) -> dict[str, object]:
+    columns = (source.messages_column, source.prompt_column, source.response_column)
+    return {
+        f"{entry}.path is missing: a .jsonl or .parquet file, or a folder of them": source.path,
+        f"{entry}.weight must be positive": source.weight > 0,
+        f"{entry}.weight: evaluation takes each source once": weighted or source.weight == 1,
+        f"{entry}.prompt_template must hold {{prompt}}": "{prompt}" in source.prompt_template,
+        f"{entry} has a column without a name": all(all(c.split(".")) for c in columns),
+    }

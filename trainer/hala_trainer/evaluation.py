@@ -10,7 +10,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from hala_trainer.config import Recipe
 from hala_trainer.data.order import in_order
-from hala_trainer.data.rows import Columns, Message, data_files, read_rows
+from hala_trainer.data.rows import FileRows, Message, data_files
 from hala_trainer.errors import TrainError
 from hala_trainer.model.packed import Inputs
 from hala_trainer.run import Run
@@ -48,9 +48,8 @@ def save_model(run: Run, folder: Path) -> None:
 
 def held_out_prompts(recipe: Recipe) -> tuple[list[list[Message]], list[str]]:
     """The first log.samples conversations of the eval data up to their last answer, and those."""
-    d = recipe.data
-    files = chain.from_iterable(data_files(Path(name)) for name in d.eval)
-    rows = chain.from_iterable(read_rows(file, Columns.of(d)) for file in files)
+    files = ((file, s) for s in recipe.data.eval for file in data_files(Path(s.path)))
+    rows = chain.from_iterable(FileRows(file, source) for file, source in files)
     prompts, expected = [], []
     for _, messages in islice(rows, recipe.log.samples):
         last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")

@@ -1,5 +1,6 @@
 """`hala-train --nproc N`: one process a device on this machine, and their end."""
 
+import ctypes
 import os
 import signal
 import socket
@@ -41,15 +42,22 @@ def launch(count: int, arguments: list[str]) -> int:
             subprocess.Popen(
                 [sys.executable, "-m", "hala_trainer", *arguments],
                 env=os.environ | shared | place,
+                preexec_fn=_end_with_launcher if sys.platform == "linux" else None,
             )
         )
     return _wait(workers)
 
 
+def _end_with_launcher() -> None:
+    """In a worker: a launcher that was killed is as SIGTERM, so the step is finished and saved."""
+    set_parent_death_signal = 1  # linux/prctl.h
+    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+
+
 def _wait(workers: list[subprocess.Popen]) -> int:
     given_up: set[subprocess.Popen] = set()
     deadline = None
-    while any(worker.poll() is None for worker in workers):
+    while None in [worker.poll() for worker in workers]:  # a list: all are asked
         codes = [worker.returncode for worker in workers if worker.returncode]
         if codes and deadline is None:
             # The others wait for one that will not come; those that are saving may finish.

@@ -102,7 +102,7 @@ def set_up(recipe: Recipe, processes: Processes) -> Run:
     corpus, held_out = p.first(lambda: _load_data(r, tokenizer, log))
     rows = PackedRows(
         corpus,
-        r.data.weights,
+        [source.weight for source in r.data.train],
         r.data.seq_len,
         tokenizer.pad_token_id or 0,
         r.data.seed,
@@ -155,6 +155,7 @@ def _load_data(r: Recipe, tokenizer, log: RunLog) -> tuple[Corpus, Corpus | None
         log.say(
             f"{source.name}: {source.documents:,} documents, {source.tokens:,} tokens"
             + (f"; {source.dropped:,} over {r.data.seq_len} left out" if source.dropped else "")
+            + (f"; {source.flagged:,} flagged left out" if source.flagged else "")
         )
     return corpus, held_out
 

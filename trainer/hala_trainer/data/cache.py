@@ -3,7 +3,7 @@
     NAME-KEY/ids.bin         uint16 or uint32 [tokens]
     NAME-KEY/supervised.bin  bool [tokens]
     NAME-KEY/offsets.bin     int64 [documents + 1]
-    NAME-KEY/meta.json       their sizes; written last
+    NAME-KEY/meta.json       their sizes, and how many flagged rows were left out; written last
     .NAME-KEY.lock           held by the process that tokenises, while others wait for it
 
 The key is made of everything that the tokens depend on, the file's content first, so what is kept
@@ -15,17 +15,19 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from hala_trainer.config import SourceConfig
 from hala_trainer.data.chat import ChatRenderer
-from hala_trainer.data.rows import Columns, read_rows
+from hala_trainer.data.rows import FileRows
 from hala_trainer.errors import InputError
 
-FORMAT = 4  # raise when what is kept changes its meaning
+FORMAT = 5  # raise when what is kept changes its meaning
 CHUNK_ROWS = 2_000  # tokenised at a time: some hundred bytes a token while they are
 TELL_ROWS = 100_000  # between two signs of life
 
@@ -36,10 +38,11 @@ class Arrays(NamedTuple):
     ids: np.ndarray  # uint16 or uint32 [tokens]
     supervised: np.ndarray  # bool [tokens]
     offsets: np.ndarray  # int64 [documents + 1]
+    flagged: int  # rows left out
 
 
 def tokenised(
-    path: Path, renderer: ChatRenderer, columns: Columns, cache: Path, limit: int, tell: Tell
+    path: Path, renderer: ChatRenderer, source: SourceConfig, cache: Path, limit: int, tell: Tell
 ) -> Arrays:
     """The tokens of a file, of its first `limit` rows unless that is 0; made when not there yet.
 
@@ -53,6 +56,7 @@ def tokenised(
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     key.update(renderer.fingerprint())
+    columns = replace(source, path="", weight=1.0)
     key.update(f"{FORMAT} {limit} {columns} {path.suffix}".encode())
     kept = cache / f"{path.stem}-{key.hexdigest()[:16]}"
     if arrays := _open(kept):
@@ -65,7 +69,7 @@ def tokenised(
                 new = cache / f".{kept.name}.new"
                 for leftover in (new, kept):
                     shutil.rmtree(leftover, ignore_errors=True)
-                _write(new, path, renderer, columns, limit, tell)
+                _write(new, path, renderer, source, limit, tell)
                 new.rename(kept)
     except OSError as error:
         raise InputError(
@@ -90,7 +94,8 @@ def _open(kept: Path) -> Arrays | None:
         for name, (dtype, size) in shapes.items():
             if (kept / f"{name}.bin").stat().st_size != dtype.itemsize * size:
                 return None
-        return Arrays(**{name: _map(kept / f"{name}.bin", *shapes[name]) for name in shapes})
+        arrays = {name: _map(kept / f"{name}.bin", *shapes[name]) for name in shapes}
+        return Arrays(**arrays, flagged=meta["flagged"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -101,12 +106,12 @@ def _map(file: Path, dtype: np.dtype, size: int) -> np.ndarray:
 
 
 def _write(
-    new: Path, path: Path, renderer: ChatRenderer, columns: Columns, limit: int, tell: Tell
+    new: Path, path: Path, renderer: ChatRenderer, source: SourceConfig, limit: int, tell: Tell
 ) -> None:
     new.mkdir()
     documents, tokens = 0, 0
-    rows = read_rows(path, columns)
-    rows = islice(rows, limit) if limit else rows
+    found = FileRows(path, source)
+    rows = islice(found, limit or None)
     with (
         (new / "ids.bin").open("wb") as ids,
         (new / "supervised.bin").open("wb") as supervised,
@@ -123,4 +128,5 @@ def _write(
             if documents // TELL_ROWS > before // TELL_ROWS:
                 tell(f"{path}: {documents:,} rows, {tokens:,} tokens so far")
     meta = {"documents": documents, "tokens": tokens, "dtype": str(renderer.dtype)}
+    meta["flagged"] = found.flagged
     (new / "meta.json").write_text(json.dumps(meta), encoding="utf-8")

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from hala_trainer.config import DataConfig
+from hala_trainer.config import DataConfig, SourceConfig
 from hala_trainer.data.cache import Tell, tokenised
 from hala_trainer.data.chat import ChatRenderer
-from hala_trainer.data.rows import Columns, data_files, place_of
+from hala_trainer.data.rows import FileRows, all_flagged, data_files
 from hala_trainer.errors import InputError
 
 
@@ -58,6 +58,7 @@ class Source:
     documents: int
     tokens: int
     dropped: int  # rows longer than data.seq_len; not among the documents
+    flagged: int  # rows left out by drop_flagged; neither
     seconds: float  # until it was ready
 
 
@@ -95,50 +96,54 @@ class Corpus:
 
 
 def load_corpus(
-    names: Sequence[str],
+    configs: Sequence[SourceConfig],
     tokenizer,
     data: DataConfig,
     cache: Path,
     limit: int = 0,
     tell: Tell = lambda text: None,
 ) -> Corpus:
-    """Read the files and folders `names`, tokenising what the cache does not hold yet.
+    """Read the sources, tokenising what the cache does not hold yet.
 
     `limit` takes only the first rows of each source; `tell` hears of long work in between.
     Raises InputError for whatever is wrong with them, rows longer than data.seq_len included unless
     data.overlong is "drop".
     """
-    found = [data_files(Path(name)) for name in names]  # a name mistyped is told before any work
+    found = [data_files(Path(c.path)) for c in configs]  # a name mistyped is told before any work
     renderer = ChatRenderer(tokenizer)
-    columns = Columns.of(data)
     parts: list[Documents] = []
     sources: list[Source] = []
-    for name, files in zip(names, found, strict=True):
+    for config, files in zip(configs, found, strict=True):
         began = time.monotonic()
         of_source: list[Documents] = []
+        flagged = 0
         for file in files:
             left = limit - sum(map(len, of_source))
             if limit and left <= 0:
                 break
-            arrays = tokenised(file, renderer, columns, cache, left if limit else 0, tell)
-            of_source.append(Documents(*arrays))
-        fitting = _fitting(name, files, of_source, data)
+            arrays = tokenised(file, renderer, config, cache, left if limit else 0, tell)
+            of_source.append(Documents(arrays.ids, arrays.supervised, arrays.offsets))
+            flagged += arrays.flagged
+        if flagged and not any(map(len, of_source)):
+            raise InputError(all_flagged(config, flagged))
+        fitting = _fitting(config, files, of_source, data)
         tokens = sum(int(part.lengths.sum()) for part in fitting)
         documents = sum(map(len, fitting))
         dropped = sum(map(len, of_source)) - documents
         parts += fitting
-        sources.append(Source(name, documents, tokens, dropped, time.monotonic() - began))
+        seconds = time.monotonic() - began
+        sources.append(Source(config.name, documents, tokens, dropped, flagged, seconds))
     return Corpus(parts, [source.documents for source in sources], sources)
 
 
 def _fitting(
-    name: str, files: list[Path], parts: list[Documents], data: DataConfig
+    config: SourceConfig, files: list[Path], parts: list[Documents], data: DataConfig
 ) -> list[Documents]:
     """The documents of a source that fit into a row of data.seq_len tokens."""
     fits = [part.lengths <= data.seq_len for part in parts]
     rows = sum(map(len, parts))
     if not rows:
-        raise InputError(f"{name}: no rows")
+        raise InputError(f"{config.path}: no rows")
     longer = rows - sum(int(flags.sum()) for flags in fits)
     if not longer:
         return parts
@@ -146,10 +151,10 @@ def _fitting(
         n = next(n for n, flags in enumerate(fits) if not flags.all())
         row = int(np.argmin(fits[n]))
         raise InputError(
-            f"{place_of(files[n], row)}: {parts[n].lengths[row]:,} tokens, data.seq_len is "
-            f"{data.seq_len} ({longer:,} of {rows:,} rows are longer); raise data.seq_len or set "
-            'data.overlong = "drop"'
+            f"{FileRows(files[n], config).place_of(row)}: {parts[n].lengths[row]:,} tokens, "
+            f"data.seq_len is {data.seq_len} ({longer:,} of {rows:,} rows are longer); "
+            'raise data.seq_len or set data.overlong = "drop"'
         )
     if longer == rows:
-        raise InputError(f"{name}: every row is longer than data.seq_len = {data.seq_len}")
+        raise InputError(f"{config.path}: every row is longer than data.seq_len = {data.seq_len}")
     return [part.where(flags) for part, flags in zip(parts, fits, strict=True)]

@@ -84,7 +84,9 @@ class PackedRows:
         # Shuffling before packing gives each document new neighbours every epoch.
         documents = rng.permutation(np.concatenate(chosen))
         if not len(documents):
-            raise InputError("data.weights are so small that an epoch has no document; raise them")
+            raise InputError(
+                "the weights of data.train are so small that an epoch has no document; raise them"
+            )
         if self.packing == "none":
             return Rows(documents, np.arange(len(documents) + 1))
         rows = _packed(documents, self.corpus.lengths[documents], self.seq_len)

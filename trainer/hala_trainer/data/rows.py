@@ -2,40 +2,22 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-from hala_trainer.config import DataConfig
+from hala_trainer.config import SourceConfig
 from hala_trainer.errors import InputError
 
 KINDS = (".jsonl", ".parquet")
 BATCH_ROWS = 2_000  # of a parquet file that are Python objects at once
 # What a job of hala-engine leaves beside its rows: the second at once, the third at the end.
 NO_ROWS, STARTED, FINISHED = "failures.jsonl", ".progress", "manifest.json"
+FLAGS = "_hala.flags"  # the column in which it says what may be wrong with a row
 # ShareGPT's names of the two who talk.
 SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"}
 
 Message = dict[str, object]  # role and content are str; a template may read further keys
 Row = tuple[str, list[Message]]  # where it was found (for errors), the conversation
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Where a row keeps its conversation: a list of messages, or else a prompt and its response."""
-
-    messages: str = "messages"
-    prompt: str = "prompt"
-    response: str = "response"
-    template: str = "{prompt}"  # the user's turn, from the prompt
-
-    @staticmethod
-    def of(data: DataConfig) -> "Columns":
-        return Columns(
-            data.messages_column, data.prompt_column, data.response_column, data.prompt_template
-        )
-
-    def missing(self) -> str:
-        return f"needs `{self.messages}`, or `{self.prompt}` and `{self.response}`"
 
 
 def data_files(path: Path) -> list[Path]:
@@ -63,28 +45,49 @@ def data_files(path: Path) -> list[Path]:
     return [path]
 
 
-def read_rows(path: Path, columns: Columns) -> Iterator[Row]:
-    """Every row of a .jsonl or .parquet file. Raises InputError naming the file and the line."""
-    try:
-        found = (_parquet_rows if path.suffix == ".parquet" else _jsonl_rows)(path, columns)
-        for place, row in found:
-            yield place, conversation(place, row, columns)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror or _first_line(error)})"
-        ) from None
+class FileRows:
+    """The rows of a .jsonl or .parquet file of a source; `flagged` counts those left out so far.
+
+    Iterating raises InputError naming the file and the line.
+    """
+
+    def __init__(self, path: Path, source: SourceConfig):
+        self.path, self.source = path, source
+        self.flagged = 0
+
+    def __iter__(self) -> Iterator[Row]:
+        path, source = self.path, self.source
+        self.flagged = 0
+        try:
+            found = _parquet_rows(path, source) if path.suffix == ".parquet" else _jsonl_rows(path)
+            for place, row in found:
+                if source.drop_flagged and _flagged(place, row, source):
+                    self.flagged += 1
+                else:
+                    yield place, conversation(place, row, source)
+        except OSError as error:
+            raise InputError(
+                f"{path}: cannot be read ({error.strerror or _first_line(error)})"
+            ) from None
+
+    def place_of(self, index: int) -> str:
+        """Where row `index` (from 0, of those not left out) is, for an error message."""
+        return next(islice(self, index, None))[0]
 
 
-def place_of(path: Path, index: int) -> str:
-    """Where row `index` (from 0, blank lines not counted) of a file is, for an error message."""
-    if path.suffix == ".parquet":
-        return f"{path} row {index + 1}"
-    with path.open("rb") as lines:
-        numbers = (n for n, line in enumerate(lines, 1) if line.strip())
-        return f"{path} line {next(n for i, n in enumerate(numbers) if i == index)}"
+def needed(source: SourceConfig) -> str:
+    return f"`{source.messages_column}`, or `{source.prompt_column}` and `{source.response_column}`"
 
 
-def _jsonl_rows(path: Path, columns: Columns) -> Iterator[tuple[str, dict]]:
+def all_flagged(source: SourceConfig, rows: int) -> str:
+    """What is wrong with a source of which no row is left."""
+    return (
+        f"{source.path}: drop_flagged leaves none of {rows:,} rows: they are flagged, or lack "
+        f"{needed(source)}"
+    )
+
+
+def _jsonl_rows(path: Path) -> Iterator[tuple[str, dict]]:
     name = f"{path} line "
     with path.open("rb") as lines:  # bytes: only a line feed ends a line
         for n, line in enumerate(lines, 1):
@@ -104,17 +107,23 @@ def _jsonl_rows(path: Path, columns: Columns) -> Iterator[tuple[str, dict]]:
             yield place, row
 
 
-def _parquet_rows(path: Path, columns: Columns) -> Iterator[tuple[str, dict]]:
+def _parquet_rows(path: Path, source: SourceConfig) -> Iterator[tuple[str, dict]]:
     import pyarrow
     import pyarrow.parquet as pq
 
     name, n = f"{path} row ", 0
     try:
         with pq.ParquetFile(path) as file:
-            known = set(file.schema_arrow.names)
-            wanted = {columns.messages, columns.prompt, columns.response} & known
-            if columns.messages not in wanted and len(wanted) < 2:
-                raise InputError(f"{path}: {columns.missing()}; has {', '.join(sorted(known))}")
+            schema = file.schema_arrow
+            names = {source.messages_column, source.prompt_column, source.response_column}
+            wanted = {name for name in names if _has(schema, name)}
+            if source.messages_column not in wanted and len(wanted) < 2:
+                has = ", ".join(sorted(schema.names))
+                raise InputError(f"{path}: needs {needed(source)}; has {has}")
+            if source.drop_flagged:
+                if not _has(schema, FLAGS):
+                    raise InputError(f"{path}: has no `{FLAGS}`, which drop_flagged goes by")
+                wanted.add(FLAGS)
             for batch in file.iter_batches(BATCH_ROWS, columns=sorted(wanted)):
                 for row in batch.to_pylist():
                     n += 1
@@ -123,23 +132,60 @@ def _parquet_rows(path: Path, columns: Columns) -> Iterator[tuple[str, dict]]:
         raise InputError(f"{path}: cannot be read as parquet ({_first_line(error)})") from None
 
 
-def conversation(place: str, row: dict, columns: Columns) -> list[Message]:
+def _has(schema, name: str) -> bool:
+    """Whether an arrow schema has a column, or a field of a column's structs."""
+    import pyarrow
+
+    if name in schema.names:
+        return True
+    kind = pyarrow.struct(list(schema))
+    for part in name.split("."):
+        place = kind.get_field_index(part) if pyarrow.types.is_struct(kind) else -1
+        if place < 0:
+            return False
+        kind = kind.field(place).type
+    return True
+
+
+def _value(row: dict, name: str) -> object:
+    """What a row has in a column, or in a field of a column's objects; None for nothing."""
+    if name in row or "." not in name:
+        return row.get(name)
+    value: object = row
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _flagged(place: str, row: dict, source: SourceConfig) -> bool:
+    """Whether hala-engine flagged a row, or left its text empty because it failed."""
+    flags = _value(row, FLAGS)
+    if not isinstance(flags, list):
+        raise InputError(
+            f"{place}: `{FLAGS}`, which drop_flagged goes by, must be a list, not {_kind(flags)}"
+        )
+    pair = (_value(row, source.prompt_column), _value(row, source.response_column))
+    return bool(flags) or (_value(row, source.messages_column) is None and None in pair)
+
+
+def conversation(place: str, row: dict, source: SourceConfig) -> list[Message]:
     """The messages of a row, checked: there is an answer to learn, and every content is text."""
-    listed = row.get(columns.messages)
+    listed = _value(row, source.messages_column)
     if listed is None:
-        prompt, response = row.get(columns.prompt), row.get(columns.response)
+        names = (source.prompt_column, source.response_column)
+        prompt, response = values = [_value(row, name) for name in names]
         if prompt is None and response is None:
-            raise InputError(f"{place}: {columns.missing()}")
-        for name, value in ((columns.prompt, prompt), (columns.response, response)):
+            raise InputError(f"{place}: needs {needed(source)}")
+        for name, value in zip(names, values, strict=True):
             if not isinstance(value, str):
                 raise InputError(f"{place}: `{name}` must be text, not {_kind(value)}")
         return [
-            {"role": "user", "content": columns.template.replace("{prompt}", prompt)},
+            {"role": "user", "content": source.prompt_template.replace("{prompt}", prompt)},
             {"role": "assistant", "content": response},
         ]
     if not isinstance(listed, list):
         raise InputError(
-            f"{place}: `{columns.messages}` must be a list of messages, not {_kind(listed)}"
+            f"{place}: `{source.messages_column}` must be a list of messages, not {_kind(listed)}"
         )
     messages = [_message(place, n, message) for n, message in enumerate(listed, 1)]
     if not any(message["role"] == "assistant" for message in messages):

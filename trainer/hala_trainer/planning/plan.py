@@ -71,8 +71,8 @@ def plan(recipe: Recipe, world: int) -> Plan:
     config, tokenizer = loading.load_config(path), loading.load_tokenizer(path)
     loading.check_vocabulary(path, tokenizer, config)
     renderer = ChatRenderer(tokenizer)
-    train = [survey(name, renderer, recipe.data) for name in recipe.data.train]
-    held_out = [survey(name, renderer, recipe.data) for name in recipe.data.eval]
+    train = [survey(source, renderer, recipe.data) for source in recipe.data.train]
+    held_out = [survey(source, renderer, recipe.data) for source in recipe.data.eval]
     once = epoch(train, recipe.data)
     model = loading.build(config, recipe.model.compute)
     memory = estimate(model, recipe, world)
@@ -141,6 +141,10 @@ def describe_source(source: Source) -> str:
         f"{source.name}: {about}{source.rows:,} documents{files}, {about}{amount(source.tokens)} "
         f"tokens, {source.supervised:.0%} of them learnt"
     )
+    if source.weight != 1:
+        text += f"; {source.weight:g} passes an epoch"
+    if source.flagged:
+        text += f"; beside them {source.flagged:.1%} of the rows are flagged and left out"
     return f"{text}; refused: {source.problem}" if source.problem else text
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from hala_trainer.config import DataConfig
+from hala_trainer.config import DataConfig, SourceConfig
 from hala_trainer.data.chat import ChatRenderer
 from hala_trainer.data.packing import best_fit
-from hala_trainer.data.rows import Columns, data_files, place_of, read_rows
+from hala_trainer.data.rows import FileRows, all_flagged, data_files
 from hala_trainer.errors import InputError
 
 SAMPLE_FILES = 10  # of a source, evenly spaced
@@ -33,6 +33,8 @@ class Source:
     lengths: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     supervised: float = 0.0  # share of its tokens
     problem: str = ""
+    weight: float = 1.0  # passes over it per epoch
+    flagged: float = 0.0  # share of its rows, which are left out and not among `rows`
 
     @property
     def tokens(self) -> int:
@@ -50,20 +52,22 @@ class Epoch:
     supervised: float  # share of the tokens
 
 
-def survey(name: str, renderer: ChatRenderer, data: DataConfig) -> Source:
+def survey(source: SourceConfig, renderer: ChatRenderer, data: DataConfig) -> Source:
     """Look at one source. What is wrong with it becomes its `problem`."""
-    columns = Columns.of(data)
+    name = source.name
     try:
-        files = data_files(Path(name))
+        files = data_files(Path(source.path))
         spaced = files[:: -(-len(files) // SAMPLE_FILES)]
         each = SAMPLE_ROWS // len(spaced)
-        lengths, learnt, tokens, problem = [], 0, 0, ""
+        lengths, learnt, tokens, flagged, problem = [], 0, 0, 0, ""
         for file in spaced:
-            encoded = renderer.encode(list(islice(read_rows(file, columns), each)))
+            found = FileRows(file, source)
+            encoded = renderer.encode(list(islice(found, each)))
+            flagged += found.flagged
             longer = np.flatnonzero(encoded.lengths > data.seq_len)
             if len(longer) and data.overlong == "refuse" and not problem:
                 problem = (
-                    f"{place_of(file, int(longer[0]))}: {encoded.lengths[longer[0]]:,} tokens, "
+                    f"{found.place_of(int(longer[0]))}: {encoded.lengths[longer[0]]:,} tokens, "
                     f'data.seq_len is {data.seq_len}; raise it or set data.overlong = "drop"'
                 )
             lengths.append(encoded.lengths)
@@ -74,9 +78,20 @@ def survey(name: str, renderer: ChatRenderer, data: DataConfig) -> Source:
         return Source(name, problem=str(error))
     sample = np.concatenate(lengths)
     if not len(sample):
-        return Source(name, len(files), problem=f"{name}: no rows")
-    exact = sum(rows) == len(sample)
-    return Source(name, len(files), sum(rows), exact, sample, learnt / tokens, problem)
+        problem = all_flagged(source, flagged) if flagged else f"{source.path}: no rows"
+        return Source(name, len(files), problem=problem)
+    seen = len(sample) + flagged
+    return Source(
+        name,
+        files=len(files),
+        rows=round(sum(rows) * len(sample) / seen),
+        exact=sum(rows) == seen,
+        lengths=sample,
+        supervised=learnt / tokens,
+        problem=problem,
+        weight=source.weight,
+        flagged=flagged / seen,
+    )
 
 
 def count_rows(path: Path, looked_at: int) -> int:
@@ -95,8 +110,7 @@ def count_rows(path: Path, looked_at: int) -> int:
 def epoch(sources: Sequence[Source], data: DataConfig) -> Epoch | None:
     """What an epoch over all sources will be, or None when no source could be read."""
     rng = np.random.default_rng(data.seed)
-    weights = data.weights or [1.0] * len(sources)
-    wanted = [source.rows * weight for source, weight in zip(sources, weights, strict=True)]
+    wanted = [source.rows * source.weight for source in sources]
     drawn, documents, tokens, learnt = [], 0.0, 0.0, 0.0
     for source, passes in zip(sources, wanted, strict=True):
         fitting = source.lengths[source.lengths <= data.seq_len]
