@@ -78,6 +78,10 @@ class TrainConfig:
     max_bad_steps: int = 10  # skipped in a row before the run stops after all
     spike: float = 0.0  # a loss above this many times the recent median is bad; 0 = off
 
+    def reshards(self, world: int) -> bool:
+        """Whether gathered weights are freed between uses; alone there is nothing to gather."""
+        return self.reshard and world > 1
+
 
 @dataclass(frozen=True)
 class CheckpointConfig:

@@ -43,6 +43,8 @@ def train_step(run: Run, stop: StopFlag) -> dict:
     stop.agreed = stopping > 0
     total = torch.zeros((), device=p.device)
     for batch in batches:
+        if not r.train.reshards(p.world):  # what was gathered serves all passes of a step
+            run.model.set_reshard_after_backward(batch is batches[-1])
         loss = run.model(Inputs.of(batch, p.device))
         # FSDP averages over the processes: times their number it is a sum.
         (loss * (p.world / max(supervised, 1))).backward()

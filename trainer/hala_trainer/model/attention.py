@@ -28,7 +28,7 @@ BLOCK = 128  # tokens a side of a FlexAttention block
 DENSE = 128  # tokens of a row up to which a CPU computes all pairs of it, at no loss of time
 SPAN = 64  # tokens that short documents are gathered up to on a CPU
 
-_compiled_flex = torch.compile(flex_attention, dynamic=False)
+_compiled_flex = torch.compile(flex_attention)
 
 
 def register() -> None:

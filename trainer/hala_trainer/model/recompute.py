@@ -2,7 +2,8 @@
 
 none       all that its backward reads
 selective  its input and the results of matrix products and attention; norms, activations, RoPE
-           and the short convolution, cheap to repeat, are computed again
+           and the short convolution, cheap to repeat, are computed again; so is FlexAttention
+           unless the block is compiled, since alone it is a graph that nothing looks into
 full       its input; the whole block is computed again, about a third more work a step
 """
 

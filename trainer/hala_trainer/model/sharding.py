@@ -21,7 +21,7 @@ def shard(model: PackedModel, mesh: DeviceMesh, config: TrainConfig) -> None:
     too, since FSDP's own hooks must stay outside both."""
     blocks = MixedPrecisionPolicy(param_dtype=model.compute, reduce_dtype=torch.float32)
     root = MixedPrecisionPolicy(reduce_dtype=torch.float32)
-    reshard = config.reshard and mesh.size() > 1
+    reshard = config.reshards(mesh.size())
     for block in model.blocks:
         recompute.apply(block, config.recompute)
         if config.compile:

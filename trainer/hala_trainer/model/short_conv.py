@@ -3,9 +3,10 @@
 A causal convolution of K taps mixes each token with the K-1 before it in the row, so in a packed
 row the first tokens of a document would read the end of its neighbour; neither an attention mask
 nor position ids prevent that. `transformers` resets it only inside the CUDA package
-`causal_conv1d`, and refuses packed rows without it. Here the rows of a micro-batch go one after the
-other through `hala_kernels`' convolution of packed documents: a kernel on a GPU, and on a CPU plain
-PyTorch that torch.compile makes one pass over memory.
+`causal_conv1d`; without it 5.17 ignores the documents' numbers, and 5.23 refuses them
+(bench/packing_leak.py). Here the rows of a micro-batch go one after the other through
+`hala_kernels`' convolution of packed documents: a kernel on a GPU, and on a CPU plain PyTorch that
+torch.compile makes one pass over memory.
 
 Replaces the forward of the model's own modules from outside, so weights, names and checkpoints are
 those of `transformers`.

@@ -79,7 +79,7 @@ def _moments(model: PackedModel, recipe: Recipe, world: int) -> Iterator[Estimat
     outside, footprints = activations(model, recipe)
     kept = [f.kept for f in footprints]
     accumulated = recipe.accumulate(world) > 1
-    resharded = recipe.train.reshard and world > 1
+    resharded = recipe.train.reshards(world)
     last = len(blocks) - 1
 
     def moment(name: str, done: int, gathered: list[Group], parts: dict[str, int]) -> Estimate:
@@ -106,7 +106,9 @@ def _moments(model: PackedModel, recipe: Recipe, world: int) -> Iterator[Estimat
             f"the backward pass of block {i + 1} of {len(blocks)}",
             sum(block.own for block in blocks[i + 1 :]),
             # Meanwhile the weights of the block before are fetched.
-            blocks[max(i - 1, 0) : i + 1] if resharded else blocks[: i + 1],
+            blocks[max(i - 1, 0) : i + 1]
+            if resharded
+            else blocks[: len(blocks) if accumulated else i + 1],
             {
                 ROOT: FLOAT32 * (root.whole + head.numel()),
                 KEPT: sum(kept[: i + 1]) + outside,
@@ -117,7 +119,7 @@ def _moments(model: PackedModel, recipe: Recipe, world: int) -> Iterator[Estimat
     yield moment(
         "the gradient of the embedding",
         sum(block.own for block in blocks),
-        [],
+        blocks if accumulated and not resharded else [],
         {
             ROOT: FLOAT32 * (root.whole + head.numel() + embedding),
             SUMMED: FLOAT32 * blocks[0].whole,
