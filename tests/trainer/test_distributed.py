@@ -22,11 +22,19 @@ def rank_work(p: Processes, folder) -> dict:
     def refuse() -> None:
         raise InputError(f"process {p.rank} has no data")
 
+    def refuse_but_the_first() -> None:
+        if p.rank:
+            refuse()
+
     found: dict[str, object] = {"first": p.first(make)}
     try:
         p.first(refuse)
     except InputError as error:
         found["error"] = str(error)
+    try:
+        p.first(refuse_but_the_first)
+    except InputError as error:
+        found["later error"] = str(error)
     found["sums"] = p.sums(2.0**24, 1, p.rank)
     found["place"] = (p.rank, p.world, p.mesh.size(), p.mesh.get_local_rank())
     return found
@@ -43,6 +51,10 @@ def test_the_others_find_what_the_first_left_on_the_disk(ranks):
 
 def test_bad_input_of_the_first_is_raised_by_all(ranks):
     assert [rank["error"] for rank in ranks] == ["process 0 has no data"] * 2
+
+
+def test_bad_input_of_another_alone_is_raised_by_all_too(ranks):
+    assert [rank["later error"] for rank in ranks] == ["process 1 has no data"] * 2
 
 
 def test_sums_are_exact(ranks):

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from hala_trainer import loop
 from hala_trainer.__main__ import run
+from hala_trainer.errors import TrainError
 from hala_trainer.recipe import load_recipe
 
 
@@ -165,6 +166,37 @@ def test_killed_at_random_and_resumed_equals_unbroken_bit_for_bit(recipe_file, t
     assert run(recipe_file, overrides, debug=True) == 0
     assert same_weights(whole, broken)
     assert losses(whole) == losses(broken)
+
+
+def test_a_second_run_into_the_same_directory_is_refused_while_the_first_lives(
+    recipe_file, tmp_path, capsys
+):
+    process = start(recipe_file, "train.steps=1000000")
+    wait_for(lambda: newest_checkpoint(tmp_path / "run"), process)
+    assert run(recipe_file, ["train.steps=1000000"], debug=False) == 2
+    assert "another hala-train is at work there" in capsys.readouterr().err.splitlines()[-1]
+    process.kill()
+    process.communicate()
+    step = newest_checkpoint(tmp_path / "run")
+    assert run(recipe_file, [f"train.steps={step + 1}"], debug=True) == 0
+
+
+def test_a_disk_too_full_for_samples_does_not_end_the_run(
+    recipe_file, tmp_path, monkeypatch, capsys
+):
+    from hala_trainer import evaluation
+
+    real = evaluation.save_model
+
+    def full(current, folder):
+        if folder.name == "samples.partial":
+            raise TrainError(f"{folder}: cannot write the model (No space left on device)")
+        real(current, folder)
+
+    monkeypatch.setattr(evaluation, "save_model", full)
+    assert run(recipe_file, ["log.samples=1"], debug=True) == 0
+    assert "no samples of step 3: " in capsys.readouterr().err
+    assert (tmp_path / "run" / "final" / "model.safetensors").is_file()
 
 
 def test_sigint_exits_130_with_all_steps_kept(recipe_file, tmp_path):

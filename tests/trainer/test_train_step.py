@@ -102,6 +102,7 @@ def test_steps_equal_those_of_plain_pytorch(recipe_file, alone):
 def test_a_run_takes_up_all_that_it_left(recipe_file, alone):
     first = set_up(recipe_of(recipe_file, "train.steps=4"), alone)
     loop.train(first)
+    first.close()
     later = set_up(recipe_of(recipe_file, "train.steps=9", "train.on_bad_step=skip"), alone)
     assert later.progress == first.progress
     assert later.progress.seconds > 0

@@ -3,6 +3,7 @@
 import signal
 import sys
 import traceback
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -88,7 +89,8 @@ def _train(recipe) -> None:
 
     with processes(recipe.train.device) as group:
         try:
-            train(set_up(recipe, group))
+            with closing(set_up(recipe, group)) as current:
+                train(current)
         except torch.OutOfMemoryError as error:
             raise TrainError(
                 f"out of GPU memory ({str(error).partition('. ')[0]}); lower train.micro_batch, "

@@ -36,19 +36,20 @@ class Processes:
         return numbers.tolist()
 
     def first(self, work: Callable[[], T]) -> T:
-        """`work` on every process, the first one alone before the others: what it leaves on disk,
-        they find. An InputError of the first is raised by all."""
-        told: list = [None]
-        value = None
-        if self.rank == 0:
-            try:
-                value = work()
-            except InputError as error:
-                told = [str(error)]
-        dist.broadcast_object_list(told, src=0, group=self.control)
-        if told[0] is not None:
-            raise InputError(told[0])
-        return value if self.rank == 0 else work()
+        """`work` on every process, on the first one before the others: what it leaves on disk, they
+        find. An InputError of any of them is raised by all."""
+        value, told = None, None
+        for turn in (self.rank == 0, self.rank > 0):
+            if turn:
+                try:
+                    value = work()
+                except InputError as error:
+                    told = str(error)
+            problems: list[str | None] = [None] * self.world
+            dist.all_gather_object(problems, told, group=self.control)
+            if problem := next(filter(None, problems), None):
+                raise InputError(problem)
+        return value
 
     def barrier(self) -> None:
         dist.barrier(group=self.control)

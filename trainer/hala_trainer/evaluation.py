@@ -66,7 +66,11 @@ def write_samples(run: Run) -> None:
     from hala_trainer.samples import sample
 
     folder = r.out / "samples.partial"
-    save_model(run, folder)
+    try:
+        save_model(run, folder)
+    except TrainError as error:
+        run.log.say(f"no samples of step {run.progress.step}: {error}")  # they are worth no run
+        return
     if p.rank == 0:
         prompts, expected = held_out_prompts(r)
         try:
@@ -83,6 +87,6 @@ def write_samples(run: Run) -> None:
                 run.log.say(f"step {run.progress.step}  sample: {first['answer']!r}")
                 run.log.text("sample", first["answer"] or "", run.progress.step)
         except TrainError as error:
-            run.log.say(str(error))  # a sample is worth no run
+            run.log.say(str(error))
         shutil.rmtree(folder, ignore_errors=True)
     p.barrier()

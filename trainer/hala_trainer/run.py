@@ -1,8 +1,9 @@
 """What a run is made of, and how it is put together from a recipe (or picked up again)."""
 
+import fcntl
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 import transformers
@@ -51,6 +52,12 @@ class Run:
     flops: ModelFlops
     meter: Meter
     log: RunLog
+    lock: IO | None  # rank 0's: no other run writes to the same directory meanwhile
+
+    def close(self) -> None:
+        self.log.close()
+        if self.lock:
+            self.lock.close()
 
     def state(self) -> State:
         """All that an exact resume needs, besides the recipe."""
@@ -96,6 +103,7 @@ def set_up(recipe: Recipe, processes: Processes) -> Run:
         r.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{r.out}: cannot write there ({error.strerror})") from None
+    lock = p.first(lambda: _lock(r.out) if p.rank == 0 else None)
     checkpoints = Checkpoints(r.out / "checkpoints", r.checkpoint.keep, r.checkpoint.asynchronous)
     resumed = max(checkpoints.steps(), default=0)
     log = RunLog(r.out, resumed, tensorboard=r.log.tensorboard, main=p.rank == 0)
@@ -135,12 +143,29 @@ def set_up(recipe: Recipe, processes: Processes) -> Run:
         flops=flops,
         meter=Meter(p.world, p.device, peak),
         log=log,
+        lock=lock,
     )
     run.restore()
     if p.rank == 0:
         resolved.write_text(to_toml(r), encoding="utf-8")
     _say_plan(run, passes)
     return run
+
+
+def _lock(out: Path) -> IO:
+    """Held until it is closed, or the process ends."""
+    try:
+        file = (out / ".lock").open("w")
+    except OSError as error:
+        raise InputError(f"{out}: cannot write there ({error.strerror})") from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise InputError(
+            f"{out}: another hala-train is at work there; wait for it, or choose another train.out"
+        ) from None
+    return file
 
 
 def _load_data(r: Recipe, tokenizer, log: RunLog) -> tuple[Corpus, Corpus | None]:
