@@ -3,13 +3,6 @@ that fails, or is not reached, costs the others nothing."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.engine_parts import PARTS
-
-REPOSITORY = Path(__file__).resolve().parent.parent
+from bench.stage_parts import run_parts
 
 SECONDS = {
     "throughput": 110,
@@ -32,12 +24,6 @@ SECONDS = {
 }
 """The most that each part takes; most end sooner."""
 
-LEAST_SECONDS = 20
-"""A part that would have less is not begun."""
-
-GRACE_S = 15
-"""Between a part's own deadline and its end by force."""
-
 
 def measure(
     out: Path,
@@ -50,61 +36,10 @@ def measure(
 ) -> dict[str, Any]:
     """Every part's result by its name; those with an "error" hold what was measured before it, and
     "not_reached" names those for which no time was left."""
-    found: dict[str, Any] = {}
-    late: list[str] = []
-    for name in only or PARTS:
-        left = deadline - time.monotonic()
-        if left < LEAST_SECONDS:
-            late.append(name)
-            continue
-        seconds = min(SECONDS[name], left - GRACE_S)
-        job = {"part": name, "device": device, "tiny": tiny, "seconds": seconds}
-        begin = time.monotonic()
-        found[name] = _run(job, out / f"engine.{name}.log")
-        found[name]["wall_s"] = time.monotonic() - begin
-        error = found[name].get("error")
-        console.print(
-            f"{name}: {found[name]['wall_s']:.0f} s" + (f", {error}" if error else ""),
-            highlight=False,
-        )
-    return {"parts": found, "not_reached": late}
-
-
-def _run(job: dict[str, Any], log: Path) -> dict[str, Any]:
-    """One part in a process group of its own, killed when its time is up."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
-    with tempfile.TemporaryDirectory() as scratch, log.open("w") as output:
-        job_file, result_file = Path(scratch) / "job.json", Path(scratch) / "result.json"
-        job_file.write_text(json.dumps(job))
-        command = [sys.executable, "-m", "bench.engine_parts", str(job_file), str(result_file)]
-        child = subprocess.Popen(
-            command,
-            cwd=REPOSITORY,
-            env=environment,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-        try:
-            code = child.wait(job["seconds"] + GRACE_S)
-            failure = f"exit {code}: see {log.name}" if code else None
-        except subprocess.TimeoutExpired:
-            failure = f"not done after {job['seconds'] + GRACE_S:.0f} s"
-        finally:
-            if child.poll() is None:
-                os.killpg(child.pid, signal.SIGKILL)
-                child.wait()
-        result = _read(result_file)
-    if failure:
-        result.setdefault("error", failure)
-    return result
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return {}  # killed before, or while, it wrote
+    seconds = {name: SECONDS[name] for name in only or PARTS}
+    return run_parts(
+        "bench.engine_parts", seconds, out, deadline, console, device=device, tiny=tiny
+    )
 
 
 def summarize(parts: dict[str, Any]) -> dict[str, Any]:

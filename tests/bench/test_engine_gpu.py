@@ -11,7 +11,7 @@ from rich.console import Console
 from transformers import AutoConfig, AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from bench import architectures, engine_gpu, gpu
+from bench import architectures, engine_gpu, gpu, stage_parts
 from bench.engine_parts import PARTS
 from bench.idle import gaps
 from bench.kernels.timing import Limits
@@ -89,10 +89,10 @@ def test_continuous_batching_is_measured_or_its_error_recorded(tmp_path):
 
 
 def test_a_part_that_takes_too_long_is_ended_and_its_samples_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine_gpu, "GRACE_S", 0)
+    monkeypatch.setattr(stage_parts, "GRACE_S", 0)
     begin = time.monotonic()
     job = {"part": "throughput", "device": "cpu", "tiny": False, "seconds": 4}
-    result = engine_gpu._run(job, tmp_path / "log")
+    result = stage_parts.run_part("bench.engine_parts", job, tmp_path / "log")
     assert time.monotonic() - begin < 15
     assert "not done after 4 s" in result["error"]
 
