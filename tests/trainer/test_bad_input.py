@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from hala_trainer.__main__ import app, run
+from hala_trainer.errors import ProcessError
 
 
 def one_line(capsys) -> str:
@@ -222,3 +223,21 @@ def test_help_has_an_example():
     result = CliRunner().invoke(app, ["--help"])
     assert result.exit_code == 0
     assert "Example: hala-train --nproc 8 trainer/recipes/" in result.output
+
+
+@pytest.mark.parametrize(("rank", "lines"), [("0", 2), ("1", 1)])
+def test_what_all_processes_know_is_said_once_and_what_one_knows_by_that_one(
+    recipe_file, capsys, monkeypatch, rank, lines
+):
+    from hala_trainer import __main__ as entry
+
+    def out_of_memory(recipe):
+        raise ProcessError("out of GPU memory")
+
+    monkeypatch.setenv("RANK", rank)
+    assert run(recipe_file, ["train.steps=0"], debug=False) == 2
+    monkeypatch.setattr(entry, "_train", out_of_memory)
+    assert run(recipe_file, [], debug=False) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == lines
+    assert said[-1].endswith("out of GPU memory")

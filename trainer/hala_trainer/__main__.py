@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from hala_trainer.errors import InputError, Stopped, TrainError
+from hala_trainer.errors import InputError, ProcessError, Stopped, TrainError
 from hala_trainer.recipe import load_recipe
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -92,13 +92,14 @@ def _train(recipe) -> None:
             with closing(set_up(recipe, group)) as current:
                 train(current)
         except torch.OutOfMemoryError as error:
-            raise TrainError(
+            raise ProcessError(
                 f"out of GPU memory ({str(error).partition('. ')[0]}); lower train.micro_batch, "
                 "or set train.recompute to selective or full"
             ) from error
 
 
 def _failed(error: object, code: int, debug: bool) -> int:
+    """What is the same on all processes, the first one says."""
     if debug:
         traceback.print_exc()
     from hala_trainer.distributed import rank
@@ -106,7 +107,7 @@ def _failed(error: object, code: int, debug: bool) -> int:
     line = " ".join(str(error).split())
     if rank() == 0:
         print(f"hala-train: {line}", file=sys.stderr)
-    elif not isinstance(error, (InputError, TrainError)):  # those are the same on all processes
+    elif isinstance(error, ProcessError) or not isinstance(error, (InputError, TrainError)):
         print(f"hala-train, process {rank()}: {line}", file=sys.stderr)
     return code
 

@@ -2,11 +2,20 @@
 
 from hala_engine.errors import InputError
 
-__all__ = ["InputError", "Stopped", "TrainError"]  # InputError: bad input, found before training
+__all__ = [
+    "InputError",
+    "ProcessError",
+    "Stopped",
+    "TrainError",
+]  # InputError: bad input, found before training
 
 
 class TrainError(Exception):
-    """Training itself failed (exit code 1)."""
+    """Training itself failed (exit code 1), on all processes alike."""
+
+
+class ProcessError(TrainError):
+    """Training failed on this process, perhaps on no other."""
 
 
 class Stopped(Exception):
