@@ -1,4 +1,7 @@
-"""The two ways a run can fail, each ending as one line on stderr, and the way it can be stopped."""
+"""The ways a run can fail, each ending as one line on stderr, and the way it can be stopped.
+
+InputError is the engine's: wrong usage or bad input, found before training began (exit code 2).
+"""
 
 from hala_engine.errors import InputError
 
@@ -7,7 +10,7 @@ __all__ = [
     "ProcessError",
     "Stopped",
     "TrainError",
-]  # InputError: bad input, found before training
+]
 
 
 class TrainError(Exception):
