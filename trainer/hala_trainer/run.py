@@ -147,7 +147,9 @@ def set_up(recipe: Recipe, processes: Processes) -> Run:
     )
     run.restore()
     if p.rank == 0:
-        resolved.write_text(to_toml(r), encoding="utf-8")
+        whole = resolved.with_suffix(".tmp")  # a kill must not leave half of what resuming reads
+        whole.write_text(to_toml(r), encoding="utf-8")
+        whole.replace(resolved)
     _say_plan(run, passes)
     return run
 
@@ -156,15 +158,13 @@ def _lock(out: Path) -> IO:
     """Held until it is closed, or the process ends."""
     try:
         file = (out / ".lock").open("w")
-    except OSError as error:
-        raise InputError(f"{out}: cannot write there ({error.strerror})") from None
-    try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
+    except BlockingIOError:
         raise InputError(
             f"{out}: another hala-train is at work there; wait for it, or choose another train.out"
         ) from None
+    except OSError as error:
+        raise InputError(f"{out}: cannot write or lock there ({error.strerror})") from None
     return file
 
 
