@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.engine_parts import PARTS
-from bench.stage_parts import run_parts
+from bench.stage_parts import run_parts, targets_table
 
 SECONDS = {
     "throughput": 110,
@@ -105,15 +105,7 @@ def verdicts(summary: dict[str, Any]) -> dict[str, bool]:
 def print_tables(result: dict[str, Any], console: Console) -> None:
     """The targets, then the steps by batch size, then what failed."""
     summary, parts = result["summary"], result["parts"]
-    met = verdicts(summary)
-    table = Table(title="targets")
-    for heading in ("", "measured", "target", ""):
-        table.add_column(heading)
-    for key, (name, target, form) in TARGETS.items():
-        value = form.format(summary[key]) if key in summary else "not measured"
-        verdict = {True: "met", False: "not met", None: ""}[met.get(key)]
-        table.add_row(name, value, form.format(target), verdict)
-    console.print(table, highlight=False)
+    console.print(targets_table(TARGETS, summary, verdicts(summary)), highlight=False)
     console.print(_runs(parts))
     if "steps" in parts.get("batches", {}):
         console.print(_steps(parts["batches"]["steps"]), highlight=False)

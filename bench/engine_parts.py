@@ -7,12 +7,10 @@ to their lengths; times are whole `generate` calls with tokens delivered to the 
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -23,7 +21,7 @@ from bench import architectures
 from bench.architectures import COMMAND_A_LAYERS, Raw
 from bench.idle import idle_share
 from bench.kernels.timing import Limits
-from bench.part import TINY_CACHE, Part, Sizes, config_file, seconds_of
+from bench.part import TINY_CACHE, Part, Sizes, config_file, run_job, seconds_of
 from bench.roofline import ModelCost, job_floor
 from bench.workload import Workload
 from hala_engine import Engine, SamplingParams
@@ -328,17 +326,5 @@ def random_prompts(vocab: int, lengths: list[int], seed: int | None = None) -> l
     return [rng.integers(0, vocab, n).tolist() for n in lengths]
 
 
-def main(job_file: str, result_file: str) -> None:
-    job = json.loads(Path(job_file).read_text())
-    deadline = time.monotonic() + job["seconds"]
-    part = Part(job["device"], job["tiny"], deadline, Path(result_file))
-    try:
-        PARTS[job["part"]](part)
-    except Exception as error:
-        part.result["error"] = f"{type(error).__name__}: {error}"
-        part.save()
-        raise
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run_job(PARTS, *sys.argv[1:])

@@ -133,3 +133,16 @@ def seconds_of(work: Callable[[], object]) -> float:
     begin = time.perf_counter()
     work()
     return time.perf_counter() - begin
+
+
+def run_job(parts: dict[str, Callable[[Part], None]], job_file: str, result_file: str) -> None:
+    """The part that the job names; what it raises is written too."""
+    job = json.loads(Path(job_file).read_text())
+    deadline = time.monotonic() + job["seconds"]
+    part = Part(job["device"], job["tiny"], deadline, Path(result_file))
+    try:
+        parts[job["part"]](part)
+    except Exception as error:
+        part.result["error"] = f"{type(error).__name__}: {error}"
+        part.save()
+        raise

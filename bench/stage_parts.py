@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -89,3 +90,17 @@ def _read(file: Path) -> dict[str, Any]:
         return json.loads(file.read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         return {}  # killed before, or while, it wrote
+
+
+def targets_table(
+    targets: dict[str, tuple[str, float, str]], summary: dict[str, Any], met: dict[str, bool]
+) -> Table:
+    """`targets`: figure -> its name, its target and its form; `met`: of those in `summary`."""
+    table = Table(title="targets")
+    for heading in ("", "measured", "target", ""):
+        table.add_column(heading)
+    for key, (name, target, form) in targets.items():
+        value = form.format(summary[key]) if key in summary else "not measured"
+        verdict = {True: "met", False: "not met", None: ""}[met.get(key)]
+        table.add_row(name, value, form.format(target), verdict)
+    return table

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.stage_parts import run_parts
+from bench.stage_parts import run_parts, targets_table
 from bench.trainer_parts import PARTS
 
 SECONDS = {
@@ -80,16 +80,7 @@ def verdicts(summary: dict[str, Any]) -> dict[str, bool]:
 def print_tables(result: dict[str, Any], console: Console) -> None:
     """The targets, then every run, then what failed."""
     summary, parts = result["summary"], result["parts"]
-    met = verdicts(summary)
-    table = Table(title="targets")
-    for heading in ("", "measured", "target", ""):
-        table.add_column(heading)
-    for key, (name, least, form) in TARGETS.items():
-        value = form.format(summary[key]) if key in summary else "not measured"
-        table.add_row(
-            name, value, form.format(least), {True: "met", False: "not met", None: ""}[met.get(key)]
-        )
-    console.print(table, highlight=False)
+    console.print(targets_table(TARGETS, summary, verdicts(summary)), highlight=False)
     console.print(_runs(parts), highlight=False)
     _say_gradients(parts.get("check", {}), console)
     if "over_transformers" in summary:

@@ -22,7 +22,7 @@ import torch
 from bench import architectures
 from bench.architectures import Raw
 from bench.kernel_split import kernel_split
-from bench.part import Part
+from bench.part import Part, run_job
 from bench.peers.hf_loop import HfLoop
 from bench.trainer_check import check
 from bench.training_job import mixed_lengths, write_model, write_recipe, write_rows, write_weights
@@ -279,17 +279,5 @@ def _peak(part: Part) -> int | None:
     return torch.cuda.max_memory_allocated() if part.device == "cuda" else None
 
 
-def main(job_file: str, result_file: str) -> None:
-    job = json.loads(Path(job_file).read_text())
-    deadline = time.monotonic() + job["seconds"]
-    part = Part(job["device"], job["tiny"], deadline, Path(result_file))
-    try:
-        PARTS[job["part"]](part)
-    except Exception as error:
-        part.result["error"] = f"{type(error).__name__}: {error}"
-        part.save()
-        raise
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run_job(PARTS, *sys.argv[1:])

@@ -50,7 +50,7 @@ def _rank(
     try:
         with processes("cpu") as group:
             outcome = (False, work(group, *arguments))
-    except BaseException:
+    except Exception:
         outcome = (True, f"rank {rank}: {traceback.format_exc()}")
     end.send_bytes(pickle.dumps(outcome))
     os._exit(0)

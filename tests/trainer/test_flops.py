@@ -7,23 +7,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hala_trainer.flops import model_flops, peak_flops, visible_pairs
+from tests.trainer.tiny_configs import OWN, SIZES
 
-SIZES = {
-    "vocab_size": 96,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-OWN = {
-    "lfm2": {"layer_types": ["conv", "full_attention", "conv", "conv"]},
-    "gemma2": {"head_dim": 16, "sliding_window": 4},
-    "cohere2": {"sliding_window": 4},
-    "qwen2": {"tie_word_embeddings": False},
-}
 WIDTHS = {"lfm2": [32], "gemma2": [64] * 4, "cohere2": [32] * 4, "qwen2": [32] * 4}
 
 
