@@ -60,6 +60,8 @@ def one_line(capsys) -> str:
         ("data.seq_len=20", "chat.jsonl line 1: 2"),
         ("data.overlong=crop", "data.overlong must be one of refuse, drop"),
         ("train.global_batch=6", "train.global_batch = 6 is no multiple of train.micro_batch = 4"),
+        ("train.global_batch=3", "on 1 process; 4 would be"),
+        ("train.global_batch=9", "on 1 process; 8 or 12 would be"),
         ("train.micro_batch=0", "train.global_batch and train.micro_batch must be at least 1"),
         ("train.recompute=some", "train.recompute must be one of none, selective, full"),
         ("train.device=cuda", "train.device is cuda, but torch finds no GPU"),

@@ -117,13 +117,14 @@ class Recipe:
     def accumulate(self, world: int) -> int:
         """Forward passes of a step on each of `world` processes."""
         t = self.train
-        passes, left = divmod(t.global_batch, t.micro_batch * world)
+        at_once = t.micro_batch * world
+        passes, left = divmod(t.global_batch, at_once)
         if left:
+            near = [str(at_once * n) for n in (passes, passes + 1) if n]
             raise InputError(
                 f"train.global_batch = {t.global_batch} is no multiple of train.micro_batch = "
                 f"{t.micro_batch} rows on {world} process{'es' if world > 1 else ''}; "
-                f"{t.micro_batch * world * max(1, passes)} or "
-                f"{t.micro_batch * world * (passes + 1)} would be"
+                f"{' or '.join(near)} would be"
             )
         return passes
 
