@@ -10,6 +10,7 @@ import string
 from collections.abc import Iterable, Iterator
 
 from hala_engine.translate.masking import HOLE
+from hala_engine.translate.possessive import compile_possessive
 from hala_engine.translate.segment import Piece, has_letter
 from hala_engine.translate.structure import ROLE
 
@@ -21,7 +22,7 @@ _SPACES = "".join(filter(str.isspace, map(chr, range(0x3001)))) + _MARKS
 _ENDS = r"\n\r\x0b\x0c\x85\u2028\u2029"
 _LINE = re.compile(rf"([^{_ENDS}]*+)(\r\n|[{_ENDS}]|\Z)")
 
-_PREFIX = re.compile(
+_PREFIX = compile_possessive(
     rf"""(?:
         [\s{_MARKS}]*+
         (?: >

@@ -15,15 +15,19 @@ from itertools import chain, zip_longest
 
 from markdown_it import MarkdownIt
 
+from hala_engine.translate.possessive import compile_possessive
+
 _ODD_LINE_END = re.compile(r"\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 _LINE_END = re.compile(r"\r\n|[\n\r\x0b\x0c\x85\u2028\u2029]")
 _MARKS = re.compile("[\u200b\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069\ufeff]+")
 
 # Of a line that follows an end of line. A list marker: a bullet, or a number and what parts it
 # from the text.
-_MARKER = re.compile(r"(\n[^\S\n]*+(?:>[^\S\n]*+)*+)(?:[-•‣◦▪●·–—+*]|\(?(\d{1,9})[.)\-])[^\S\n]")
+_MARKER = compile_possessive(
+    r"(\n[^\S\n]*+(?:>[^\S\n]*+)*+)(?:[-•‣◦▪●·–—+*]|\(?(\d{1,9})[.)\-])[^\S\n]"
+)
 # The same, of any line: all before its first letter or hole, and the line's end if none follows.
-_LEAD = re.compile(r"\n((?:(?![\n\ue000])[\W\d_])*+)(?=(\n?))")
+_LEAD = compile_possessive(r"\n((?:(?![\n\ue000])[\W\d_])*+)(?=(\n?))")
 
 _NEEDS_PARSER = re.compile(r"[|`]")
 

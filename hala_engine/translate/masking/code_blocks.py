@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from markdown_it import MarkdownIt
 
 from hala_engine.translate.masking.inline_spans import Span
+from hala_engine.translate.possessive import compile_possessive
 
 # Words that code may begin with though it has no sign that prose lacks.
 CODE_KEYWORDS = (
@@ -19,7 +20,7 @@ CODE_KEYWORDS = (
 
 _NAME = r"[A-Za-z_]\w*+"
 _DOTTED = rf"{_NAME}(?:\.{_NAME})*+"
-_SURE = re.compile(
+_SURE = compile_possessive(
     rf"""\s*+(?:
       (?:async[ ])?def[ ]{_NAME}\(.*\)(?:[ ]*->.*)?:
     | class[ ][A-Z]\w*+(?:\(.*\))?:\s*\Z | class[ ]{_NAME}[^.]*\{{
@@ -99,12 +100,12 @@ _BLOCKS = MarkdownIt("commonmark")
 _BLOCKS.core.ruler.enableOnly(["normalize", "block"])
 _BLOCKS.disable(["html_block", "lheading", "reference", "heading"])
 _CONTAINERS = r"[ \t]*+(?:(?:>|[-*+](?=[ \t])|\d{1,9}[.)](?=[ \t]))[ \t]*+)*+"
-_BEFORE_FENCE = re.compile(_CONTAINERS)
+_BEFORE_FENCE = compile_possessive(_CONTAINERS)
 # A line of other text that a fence ends: "Code: ```python", or "run()```" at the end of one.
-_FENCE_AFTER_TEXT = re.compile(
+_FENCE_AFTER_TEXT = compile_possessive(
     rf"^(?!{_CONTAINERS}[`~])([ \t>]*+)[^`\r\n]*+(```[\w+#.-]*+[ \t]*+)(?=\r?$)", re.MULTILINE
 )
-_FENCE_LINE = re.compile(rf"^{_CONTAINERS}(?:```|~~~)", re.MULTILINE)
+_FENCE_LINE = compile_possessive(rf"^{_CONTAINERS}(?:```|~~~)", re.MULTILINE)
 _LINE_START = re.compile(r"\r\n|\r|\n")
 _FENCE_END = re.compile(r"(?:`{3,}|~{3,})\s*\Z")
 

@@ -11,6 +11,7 @@ from bisect import bisect_left
 from functools import lru_cache
 
 from hala_engine.translate.masking.latex import Latex
+from hala_engine.translate.possessive import compile_possessive
 
 HOLE = "\ue000"
 Span = tuple[int, int]
@@ -109,14 +110,14 @@ _WORDS = rf"""
 """
 
 # Each half begins with a cheap look at what is there, since it is tried at every character.
-_SCANNER = re.compile(
+_SCANNER = compile_possessive(
     rf"(?=[{HOLE}`$\\{{%<＜&\[(#/~.-])(?:{_SYMBOLS})"
     rf"|(?<![A-Za-z0-9])(?=_{{0,2}}+[A-Za-z0-9]++(?:[_@(/\\+%-]|:[/\\]|\.[A-Za-z0-9_-]"
     rf"|'[A-Za-z0-9._%+-]++@))(?:{_WORDS})",
     re.VERBOSE,
 )
-_TAG_HERE = re.compile(_TAG)
-_DEFINITION = re.compile(
+_TAG_HERE = compile_possessive(_TAG)
+_DEFINITION = compile_possessive(
     rf"(?<![^\r\n])\[([^\[\]\n^][^\[\]\n]*+)\]:{_LINK_TARGET}",
 )
 _BLANK_LINE = re.compile(r"\n[^\S\n]*+\n")
