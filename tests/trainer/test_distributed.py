@@ -85,3 +85,11 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
     refused = pytest.raises(InputError, match="process 1 of this machine has no GPU: there are 1")
     with refused, processes("auto"):
         pass
+
+
+def test_arithmetic_is_again_as_it_was_after_a_run():
+    """A run flushes numbers near zero; what comes after it in the process must not."""
+    smallest = torch.tensor([1e-310], dtype=torch.float64)
+    with processes("cpu"):
+        assert (smallest * 1).item() == 0
+    assert (smallest * 1).item() > 0

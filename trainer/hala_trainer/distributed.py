@@ -89,8 +89,10 @@ def processes(device: str) -> Iterator[Processes]:
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     try:
+        torch.set_flush_denormal(True)  # decayed optimizer moments would otherwise slow a CPU down
         mesh = init_device_mesh(device, (world_size(),))
         control = dist.new_group(backend="gloo", timeout=PATIENCE)
         yield Processes(rank(), world_size(), where, mesh, control)
     finally:
+        torch.set_flush_denormal(False)
         dist.destroy_process_group()

@@ -90,7 +90,6 @@ def set_up(recipe: Recipe, processes: Processes) -> Run:
     if r.train.threads:
         torch.set_num_threads(r.train.threads)
     transformers.utils.logging.set_verbosity_error()
-    torch.set_flush_denormal(True)  # decayed optimizer moments would otherwise slow a CPU down
     passes = r.accumulate(p.world)
     resolved = r.out / "config.resolved.toml"
     if resolved.is_file():
