@@ -199,7 +199,13 @@ def _tests(only: list[str] | None, out: Path, deadline: float) -> dict[str, Any]
     with (
         log.open("w") as file,
         subprocess.Popen(
-            command, cwd=REPOSITORY, env=environment, stdout=file, stderr=file
+            command,
+            cwd=REPOSITORY,
+            env=environment,
+            stdout=file,
+            stderr=file,
+            # What a script puts in the background ignores interrupts, and so would its children.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         ) as running,
     ):
         try:
