@@ -1,6 +1,7 @@
 """A tiny LFM2 with its tokenizer, and a few rows of chat, made from scratch."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,15 @@ def small_config(architecture: str, vocab_size: int) -> PreTrainedConfig:
             layer_types=["sliding_attention", "full_attention"],
         )
     return Qwen2Config(**shared, tie_word_embeddings=False)
+
+
+@pytest.fixture(autouse=True)
+def restored_signals():
+    """A command that a test runs in this process takes them for itself."""
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for s, handler in before.items():
+        signal.signal(s, handler)
 
 
 @pytest.fixture(scope="session")

@@ -29,14 +29,6 @@ def on_term(code, after=0.0):
 """
 
 
-@pytest.fixture(autouse=True)
-def restored_signals():
-    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for s, handler in before.items():
-        signal.signal(s, handler)
-
-
 @pytest.fixture
 def worker(tmp_path, monkeypatch):
     """Stands in for a process of the run: what it does instead is given as code."""

@@ -16,14 +16,6 @@ from hala_trainer.__main__ import run
 TIMEOUT = 240
 
 
-@pytest.fixture(autouse=True)
-def restored_signals():
-    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for s, handler in before.items():
-        signal.signal(s, handler)
-
-
 def start(*arguments: object) -> subprocess.Popen:
     command = [sys.executable, "-m", "hala_trainer", *map(str, arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -1,21 +1,12 @@
 """Sources with columns, weights and flags of their own, from the recipe through a whole run."""
 
 import json
-import signal
 
 import pytest
 
 from hala_trainer.__main__ import run
 from hala_trainer.evaluation import held_out_prompts
 from hala_trainer.recipe import load_recipe
-
-
-@pytest.fixture(autouse=True)
-def restored_signals():
-    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for s, handler in before.items():
-        signal.signal(s, handler)
 
 
 @pytest.fixture

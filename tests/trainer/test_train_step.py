@@ -22,14 +22,6 @@ from tests.trainer.forked_ranks import on_ranks
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True)
-def restored_signals():
-    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for s, handler in before.items():
-        signal.signal(s, handler)
-
-
 @pytest.fixture
 def alone():
     with processes("cpu") as group:

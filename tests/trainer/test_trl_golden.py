@@ -2,7 +2,6 @@
 tests/trainer/golden` trained these models with TRL on the documents of each of our steps."""
 
 import json
-import signal
 from pathlib import Path
 
 import pytest
@@ -24,14 +23,6 @@ ROWS = GOLDEN / "trl_chat.jsonl"
 CLOSE = 1e-4
 """Asked for is 1%, within which a convolution that reads the neighbouring document would pass. Seen
 is 3e-7: float32 rounding."""
-
-
-@pytest.fixture(autouse=True)
-def restored_signals():
-    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for s, handler in before.items():
-        signal.signal(s, handler)
 
 
 @pytest.fixture(scope="module")
