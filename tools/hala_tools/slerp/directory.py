@@ -1,0 +1,63 @@
+"""A directory that appears complete, by a rename, or not at all."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hala_tools.slerp.errors import InputError
+from hala_tools.slerp.files import sync
+
+
+def check_target(target: Path, bytes_needed: int) -> None:
+    """Raises InputError if `target` cannot be made, or its disk has less room than is needed."""
+    if target.exists() or target.is_symlink():
+        raise InputError(f"{target} exists; remove it or give another directory for the result")
+    if not target.parent.is_dir():
+        raise InputError(f"{target}: there is no directory {target.parent}; make it first")
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise InputError(f"{target}: no permission to write in {target.parent}")
+    free = shutil.disk_usage(target.parent).free
+    if bytes_needed > free:
+        raise InputError(
+            f"{target}: the result takes {bytes_needed:,} bytes, its disk has {free:,} free; "
+            "free some or give a directory on another disk"
+        )
+
+
+@contextmanager
+def appearing(target: Path) -> Iterator[Path]:
+    """A directory beside `target` that takes its name if the block ends well, and goes if not.
+
+    What a killed process left is removed; while another one is at work on the same `target`, it is
+    an InputError.
+    """
+    partial = target.with_name(f".{target.name}.partial")
+    partial.mkdir(exist_ok=True)
+    held = os.open(partial, os.O_RDONLY)
+    try:
+        _lock(held, target)
+        for left in partial.iterdir():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        try:
+            yield partial
+            sync(partial)
+            partial.rename(target)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        sync(target.parent)
+    finally:
+        os.close(held)
+
+
+def _lock(held: int, target: Path) -> None:
+    """The system lets go of it when the process ends, however it ends."""
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise InputError(f"{target} is being written by another hala-slerp; wait for it") from None

@@ -1,0 +1,160 @@
+"""Writing safetensors files whose tensors are never all in memory.
+
+A file is eight bytes of header length, the header (JSON: name, dtype, shape, place), and the
+tensors' bytes without gaps. Names, dtypes and shapes are known first, so the header is written
+first, and the bytes come in any order, from several threads. Source: the safetensors format
+description.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from hala_tools.slerp.checkpoint import DTYPES, INDEX, WEIGHTS
+
+_ALIGNMENT = 8
+_SYNC_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a file's header says of a tensor. `dtype` is safetensors' name of it."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return math.prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        return self.size * DTYPES[self.dtype].itemsize
+
+
+def split(specs: Iterable[Spec], shard_bytes: int) -> dict[str, list[Spec]]:
+    """File name -> the tensors of that file, in order, each file of `shard_bytes` at most unless
+    one tensor alone is larger."""
+    shards: list[list[Spec]] = [[]]
+    filled = 0
+    for spec in specs:
+        if shards[-1] and filled + spec.bytes > shard_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(spec)
+        filled += spec.bytes
+    if len(shards) == 1:
+        return {WEIGHTS: shards[0]}
+    count = len(shards)
+    return {f"model-{i:05d}-of-{count:05d}.safetensors": s for i, s in enumerate(shards, 1)}
+
+
+def index_of(shards: Mapping[str, list[Spec]]) -> dict[str, object]:
+    """What INDEX holds for these files."""
+    places = {spec.name: file for file, specs in shards.items() for spec in specs}
+    total = sum(spec.bytes for specs in shards.values() for spec in specs)
+    return {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
+
+
+class Writer:
+    """The files of a checkpoint in `directory`, which is there and empty. Processes that are forked
+    inside the block may write as well.
+
+    Leaving the block puts all of it on the disk; after an error the files stay as they are, for the
+    caller to remove. Raises OSError when the disk is full.
+    """
+
+    def __init__(self, directory: Path, shards: Mapping[str, list[Spec]]) -> None:
+        self._directory = directory
+        self._shards = shards
+        self._files: list[int] = []
+        self._places: dict[str, tuple[int, int]] = {}
+        self._unsynced = 0
+        self._syncer = ThreadPoolExecutor(1)
+        self._syncing: Future[None] | None = None
+
+    def __enter__(self) -> Writer:
+        for name, specs in self._shards.items():
+            header, starts = _header(specs)
+            file = self._create(name, header)
+            self._places |= {name: (file, start) for name, start in starts.items()}
+        if len(self._shards) > 1:
+            text = json.dumps(index_of(self._shards), indent=2) + "\n"
+            self._create(INDEX, text.encode())
+        return self
+
+    def _create(self, name: str, data: bytes) -> int:
+        file = os.open(self._directory / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        self._files.append(file)
+        _write_all(file, memoryview(data), 0)
+        return file
+
+    def write(self, name: str, data: memoryview, offset: int) -> None:
+        """Bytes of tensor `name`, from its byte `offset` on."""
+        file, start = self._places[name]
+        _write_all(file, data, start + offset)
+
+    def sync_soon(self, written: int) -> None:
+        """Now and then, have what was written put on the disk in the background, so that the end
+        need not wait for all of it. `written`: bytes since the last call."""
+        self._unsynced += written
+        if self._unsynced > _SYNC_BYTES and (self._syncing is None or self._syncing.done()):
+            self._wait()
+            self._unsynced = 0
+            self._syncing = self._syncer.submit(self._sync)
+
+    def _sync(self) -> None:
+        for file in self._files:
+            os.fsync(file)
+
+    def _wait(self) -> None:
+        """For the background; raises what it ran into."""
+        if self._syncing is not None:
+            self._syncing.result()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self._syncer.shutdown()
+            if kind is None:
+                self._wait()
+                self._sync()
+        finally:
+            for file in self._files:
+                os.close(file)
+
+
+def _write_all(file: int, data: memoryview, position: int) -> None:
+    data = data.cast("B")
+    while data:
+        count = os.pwrite(file, data, position)
+        data, position = data[count:], position + count
+
+
+def _header(specs: list[Spec]) -> tuple[bytes, dict[str, int]]:
+    """The file's first bytes, and where each tensor starts in the file.
+
+    Wide dtypes come first, so that each tensor lies aligned to its own.
+    """
+    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    starts: dict[str, int] = {}
+    end = 0
+    for spec in sorted(specs, key=lambda spec: -DTYPES[spec.dtype].itemsize):
+        starts[spec.name], end = end, end + spec.bytes
+        entries[spec.name] = {
+            "dtype": spec.dtype,
+            "shape": list(spec.shape),
+            "data_offsets": [starts[spec.name], end],
+        }
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    data_start = 8 + len(text)
+    header = len(text).to_bytes(8, "little") + text
+    return header, {name: data_start + start for name, start in starts.items()}
