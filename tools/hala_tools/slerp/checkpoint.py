@@ -218,7 +218,7 @@ def _header(path: Path) -> list[Tensor]:
 
 def _dtype(path: Path, name: str, entry: dict[str, Any]) -> str:
     dtype = entry["dtype"]
-    if dtype.startswith(("F8", "F4", "F6")):
+    if dtype.startswith(("F8_", "F6_", "F4")):
         raise InputError(
             f"{path}: tensor {name} has dtype {dtype}: quantized weights cannot be interpolated; "
             "merge the unquantized checkpoints, then quantize the result"

@@ -24,6 +24,7 @@ EXAMPLE = (
     "--t 0.5 --t-filter self_attn=0,0.5,1"
 )
 _LINE_EVERY = 60.0  # seconds between lines where stderr is no terminal
+_REFRESH_EVERY = 0.1
 
 app = typer.Typer(
     add_completion=False,
@@ -100,8 +101,8 @@ def command(
         TokenizerSource | None,
         typer.Option(
             help="Whose tokenizer and vocabulary the result has; by default the base's. Given, "
-            "rows of embedding and output projection are matched by token: a token that the other "
-            "model lacks keeps its row, one that only the other has is dropped."
+            "rows of embedding and output projection are matched by token: one that the other "
+            "model lacks is merged with itself, one that only the other has is dropped."
         ),
     ] = None,
     parity: Annotated[
@@ -206,9 +207,21 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
     from rich.progress import TransferSpeedColumn as SpeedColumn
 
     columns = (BarColumn(), DownloadColumn(), SpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    # A bar that refreshed itself would have a thread, and the merge forks.
+    with Progress(
+        *columns, console=Console(stderr=True), transient=True, auto_refresh=False
+    ) as bar:
         task = bar.add_task("", total=total)
-        yield lambda count: bar.advance(task, count)
+        last = 0.0
+
+        def advance(count: int) -> None:
+            nonlocal last
+            bar.advance(task, count)
+            if time.monotonic() - last > _REFRESH_EVERY:
+                last = time.monotonic()
+                bar.refresh()
+
+        yield advance
 
 
 def _log_lines(total: int) -> Callable[[int], None]:

@@ -38,6 +38,12 @@ TOKENIZER_PREFIXES = ("tokenizer", "tokenization", "chat_template")
 """tokenizer.json, tokenizer.model.v3, tokenization_own.py, chat_template.jinja ..."""
 
 
+_SETTINGS = {
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "chat_template.jinja", "chat_template.json",
+}  # fmt: skip
+
+
 def sync(path: Path) -> None:
     """Have the file, or the directory's entries, survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -69,6 +75,11 @@ def tokenizer_differences(base: Path, tuned: Path) -> list[str]:
     compared as values: its layout and the order of its keys do not count."""
     names = sorted({*_tokenizer_files(base), *_tokenizer_files(tuned)})
     return [name for name in names if not _same(base / name, tuned / name)]
+
+
+def has_tokenizer(model: Path) -> bool:
+    """Whether the model's directory has a vocabulary, not settings alone."""
+    return any(name not in _SETTINGS for name in _tokenizer_files(model))
 
 
 def _tokenizer_files(model: Path) -> list[str]:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hala_tools.slerp.card import model_card
-from hala_tools.slerp.checkpoint import CONFIG, DTYPES, Checkpoint
+from hala_tools.slerp.checkpoint import CONFIG, Checkpoint
 from hala_tools.slerp.directory import appearing, check_target
 from hala_tools.slerp.errors import InputError
 from hala_tools.slerp.files import (
     config_differences,
     copy_other_files,
+    has_tokenizer,
     meaning,
     merged_config,
     sync,
@@ -72,6 +73,9 @@ def _warnings(request: Request, base: Checkpoint, tuned: Checkpoint) -> list[str
         "the base's is kept"
         for name in config_differences(base.config, tuned.config)
     ]
+    owner = tuned if request.tokenizer_source == "tuned" else base
+    if not has_tokenizer(owner.directory):
+        warnings.append(f"{owner.directory} has no tokenizer; the result will have none")
     if request.tokenizer_source is not None:
         return warnings
     if apart := tokens_apart(base.directory, tuned.directory):
@@ -92,17 +96,10 @@ def merge(job: Job, target: Path, progress: Progress = lambda _: None) -> Report
     begin = time.monotonic()
     request, base, tuned, plan = job.request, job.base, job.tuned, job.plan
     source = request.tokenizer_source or "base"
-    rounded_to = DTYPES[FLOATS[request.rounded_to]] if request.rounded_to else None
     with appearing(target) as partial:
         shards = split([merge.spec for merge in plan.merges], request.shard_bytes)
         with Writer(partial, shards) as writer:
-            merged = stream(
-                plan,
-                writer,
-                progress,
-                parity=request.parity,
-                rounded_to=rounded_to if request.parity else None,
-            )
+            merged = stream(plan, writer, progress, parity=request.parity)
         copy_other_files(base.directory, tuned.directory, source, partial)
         _write_json(partial / CONFIG, _config(job, source))
         report = Report(

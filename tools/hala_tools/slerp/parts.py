@@ -34,12 +34,10 @@ def parts_of(merge: Merge) -> list[range]:
 
 @dataclass(frozen=True)
 class Passes:
-    """What is done with parts of tensors, and with what. `rounded_to`: sources and results are
-    rounded to this dtype."""
+    """What is done with parts of tensors."""
 
     merges: tuple[Merge, ...]
     writer: Writer
-    rounded_to: np.dtype | None = None
 
     def __call__(self, number: int, part: range, weights: Weights | None, measure: bool) -> Moments:
         """The moments of a part of tensor `number`, if `measure`; with `weights` it is combined and
@@ -83,7 +81,7 @@ class Passes:
             for whole, buffer in zip(values, buffers, strict=True):
                 np.copyto(buffer[: len(block)], whole[here], casting="unsafe")
                 buffer[len(block) : padded] = 0
-            yield block, *(self._rounded(buffer[:padded]) for buffer in buffers)
+            yield block, *(_rounded(buffer[:padded], merge) for buffer in buffers)
 
     def _writing(
         self, merge: Merge, weights: Weights
@@ -95,7 +93,7 @@ class Passes:
 
         def write(block: range, a: np.ndarray, b: np.ndarray) -> None:
             result = buffers.result(dtype, len(block))
-            combined = self._rounded(combine(a, b, weights))
+            combined = _rounded(combine(a, b, weights), merge)
             np.copyto(result, combined[: len(block)], casting="unsafe")
             if may_overflow and not np.isfinite(result).all():
                 raise InputError(
@@ -115,14 +113,15 @@ class Passes:
             )
         self._write(merge, a, part.start)
 
-    def _rounded(self, values: np.ndarray) -> np.ndarray:
-        if self.rounded_to is not None:
-            values[:] = values.astype(self.rounded_to)
-        return values
-
     def _write(self, merge: Merge, values: np.ndarray, start: int) -> None:
         data = values.view(np.uint8).data
         self.writer.write(merge.spec.name, data, start * values.itemsize)
+
+
+def _rounded(values: np.ndarray, merge: Merge) -> np.ndarray:
+    if merge.rounded_to is not None:
+        values[:] = values.astype(DTYPES[merge.rounded_to])
+    return values
 
 
 def _real(merge: Merge) -> np.dtype:

@@ -40,13 +40,15 @@ class Source(Protocol):
 @dataclass(frozen=True)
 class Merge:
     """One tensor of the result. `layer` is None outside the layers, `t` where the tensor is not
-    floating: then it is copied, once both sources are seen to be equal."""
+    floating: then it is copied, once both sources are seen to be equal. `rounded_to`: safetensors'
+    name of a dtype to which sources and result are rounded on the way."""
 
     spec: Spec
     base: Source
     tuned: Source
     layer: int | None
     t: float | None
+    rounded_to: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,11 @@ def make_plan(
         if _is_floating(first, second):
             t, rule = _factor(name, layers, request.slices)
             used.add(rule)
-            dtype = _result_dtype(first.dtype, second.dtype, request.dtype)
-            merges.append(Merge(Spec(name, dtype, shape), *sources, layers.of(name), t))
+            both = _wider(first.dtype, second.dtype)
+            dtype = FLOATS[request.dtype] if request.dtype else both
+            between = FLOATS[request.rounded_to] if request.rounded_to else both
+            rounded = between if request.parity and {between} != {dtype, both} else None
+            merges.append(Merge(Spec(name, dtype, shape), *sources, layers.of(name), t, rounded))
         else:
             merges.append(Merge(Spec(name, first.dtype, shape), *sources, layers.of(name), None))
     return Plan(tuple(merges), tuple(_unused(request.slices, used, names)))
@@ -158,12 +163,11 @@ def _is_floating(base: Tensor, tuned: Tensor) -> bool:
     return floating[0]
 
 
-def _result_dtype(base: str, tuned: str, asked: str | None) -> str:
-    if asked is not None:
-        return FLOATS[asked]
-    if base == tuned:
-        return base
-    return "F64" if "F64" in (base, tuned) else "F32"
+def _wider(first: str, second: str) -> str:
+    """The dtype that holds both."""
+    if first == second:
+        return first
+    return "F64" if "F64" in (first, second) else "F32"
 
 
 def _factor(name: str, layers: _Layers, slices: tuple[Slice, ...]) -> tuple[float, Rule]:

@@ -17,10 +17,11 @@ FLOATS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 class Request:
     """`base` and `tuned`: local directories or hub ids, `ID@REVISION` for a revision.
 
-    `slices` cover the layers in order. `dtype`: of the result, a key of FLOATS (None: what both
-    models have). `rounded_to`: the dtype that a merge file calls `dtype`, to which MergeKit rounds
-    what it reads; we do so under `parity` alone. `tokenizer_source`: whose tokenizer and vocabulary
-    the result has (None: the base's, and the vocabularies must agree in size).
+    `slices` cover the layers in order. `dtype`: of the result, a key of FLOATS (None: what holds
+    both models'). `rounded_to`: what a merge file calls `dtype`; MergeKit rounds what it reads to
+    that, and what it computes before it rounds that to the result's, and so do we under `parity`.
+    `tokenizer_source`: whose tokenizer and vocabulary the result has (None: the base's, and the
+    vocabularies must agree in size).
     """
 
     base: str

@@ -13,8 +13,6 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-import numpy as np
-
 from hala_tools.slerp.parts import Passes, Weights, parts_of
 from hala_tools.slerp.plan import Plan
 from hala_tools.slerp.sphere import Combination, Moments, combination
@@ -36,21 +34,14 @@ class Merged:
     combination: Combination | None = None
 
 
-def stream(
-    plan: Plan,
-    writer: Writer,
-    progress: Progress,
-    *,
-    parity: bool = False,
-    rounded_to: np.dtype | None = None,
-) -> list[Merged]:
+def stream(plan: Plan, writer: Writer, progress: Progress, *, parity: bool = False) -> list[Merged]:
     """Write every tensor of `plan`; returns what came of each, in order.
 
-    `parity`: see sphere.combination. `rounded_to`: sources and results are rounded to this dtype.
-    Raises InputError, naming the tensor, for values that are not finite and for copies that
-    differ, MergeError when a file shrinks meanwhile, OSError when the disk is full.
+    `parity`: see sphere.combination. Raises InputError, naming the tensor, for values that are not
+    finite and for copies that differ, MergeError when a file shrinks meanwhile, OSError when the
+    disk is full.
     """
-    passes = Passes(plan.merges, writer, rounded_to)
+    passes = Passes(plan.merges, writer)
     count = len(plan.merges)
     tensors: list[_Tensor] = []
     results: list[Merged] = []

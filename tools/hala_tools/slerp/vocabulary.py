@@ -2,17 +2,17 @@
 
 The result has the vocabulary of one of the models, the source. A token that the other model has as
 well is merged from both rows, wherever they stand; one that it lacks, and padding rows beyond the
-tokenizer's ids, stay the source's. Tokens of the other model alone are dropped. The angle is that
-of the matrices after the matching.
+tokenizer's ids, are merged as if both models had the source's row. Tokens of the other model alone
+are dropped. The angle is that of the matrices after the matching.
 """
 
 from __future__ import annotations
 
+import filecmp
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from hala_tools.slerp.checkpoint import DTYPES, Checkpoint, Tensor
 from hala_tools.slerp.errors import InputError
@@ -123,9 +123,10 @@ def align(
 
 def tokens_apart(base: Path, tuned: Path) -> int:
     """Ids that stand for different tokens in the two models' tokenizers."""
-    first, second = _token_ids(base), _token_ids(tuned)
-    if first is None or second is None:
+    paths = base / TOKENIZER, tuned / TOKENIZER
+    if not all(path.exists() for path in paths) or filecmp.cmp(*paths, shallow=False):
         return 0
+    first, second = _token_ids(base), _token_ids(tuned)
     return len({i for _, i in first.items() ^ second.items()})
 
 
@@ -135,6 +136,8 @@ def _rows(model: Checkpoint) -> int:
 
 
 def _token_ids(directory: Path) -> dict[str, int] | None:
+    from tokenizers import Tokenizer  # here, since most merges can do without
+
     path = directory / TOKENIZER
     if not path.exists():
         return None
