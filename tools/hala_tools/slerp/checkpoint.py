@@ -49,15 +49,12 @@ _MAPPED = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
 
 
 @dataclass(frozen=True)
-class Tensor:
-    """A tensor in the safetensors file at `path`, its bytes from `start` on. `dtype` is
-    safetensors' name of it."""
+class Spec:
+    """What a file's header says of a tensor. `dtype` is safetensors' name of it."""
 
     name: str
-    path: Path
     dtype: str
     shape: tuple[int, ...]
-    start: int
 
     @property
     def size(self) -> int:
@@ -67,6 +64,14 @@ class Tensor:
     @property
     def bytes(self) -> int:
         return self.size * DTYPES[self.dtype].itemsize
+
+
+@dataclass(frozen=True)
+class Tensor(Spec):
+    """A tensor in the safetensors file at `path`, its bytes from `start` on."""
+
+    path: Path
+    start: int
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """[stop - start] elements of the flattened tensor: a view of the file, mapped for as long
@@ -209,7 +214,7 @@ def _header(path: Path) -> list[Tensor]:
         ) from None
     entries.pop("__metadata__", None)
     tensors = [
-        Tensor(name, path, _dtype(path, name, entry), tuple(entry["shape"]), 8 + length + begin)
+        Tensor(name, _dtype(path, name, entry), tuple(entry["shape"]), path, 8 + length + begin)
         for name, entry in entries.items()
         for begin in entry["data_offsets"][:1]
     ]

@@ -13,14 +13,18 @@ from hala_tools.slerp.errors import InputError
 from hala_tools.slerp.files import sync
 
 
-def check_target(target: Path, bytes_needed: int) -> None:
-    """Raises InputError if `target` cannot be made, or its disk has less room than is needed."""
+def check_target(target: Path) -> None:
+    """Raises InputError if `target` cannot be made."""
     if target.exists() or target.is_symlink():
         raise InputError(f"{target} exists; remove it or give another directory for the result")
     if not target.parent.is_dir():
         raise InputError(f"{target}: there is no directory {target.parent}; make it first")
     if not os.access(target.parent, os.W_OK | os.X_OK):
         raise InputError(f"{target}: no permission to write in {target.parent}")
+
+
+def check_space(target: Path, bytes_needed: int) -> None:
+    """Raises InputError if the disk of `target` has less room than is needed."""
     free = shutil.disk_usage(target.parent).free
     if bytes_needed > free:
         raise InputError(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hala_tools.slerp.card import model_card
 from hala_tools.slerp.checkpoint import CONFIG, Checkpoint
-from hala_tools.slerp.directory import appearing, check_target
+from hala_tools.slerp.directory import appearing, check_space, check_target
 from hala_tools.slerp.errors import InputError
 from hala_tools.slerp.files import (
     config_differences,
@@ -48,10 +48,10 @@ class Job:
 def prepare(request: Request, target: Path) -> Job:
     """Raises InputError: one line that names the tensor and file, or the flag."""
     base, tuned = Checkpoint(resolve(request.base)), Checkpoint(resolve(request.tuned))
-    check_target(target, 0)
     for side in (base, tuned):
         if target.resolve() == side.directory.resolve():
             raise InputError(f"{target} is a source; give another directory for the result")
+    check_target(target)
     kinds = base.config.get("model_type"), tuned.config.get("model_type")
     if kinds[0] != kinds[1]:
         raise InputError(
@@ -60,7 +60,7 @@ def prepare(request: Request, target: Path) -> Job:
         )
     alignment = align(base, tuned, request.tokenizer_source, request.parity)
     plan = make_plan(base, tuned, request, alignment)
-    check_target(target, plan.bytes)
+    check_space(target, plan.bytes)
     warnings = (*plan.warnings, *_warnings(request, base, tuned))
     vocab_size = alignment.rows.size if alignment is not None else None
     return Job(request, base, tuned, plan, vocab_size, warnings)

@@ -21,6 +21,7 @@ PART = 1 << 22
 BLOCK = 1 << 17
 """Elements that are floating point at a time: few enough for a core's own cache."""
 
+_SAMPLE = 1 << 14
 _CACHE_LINE = 64
 
 Weights = tuple[float, float]
@@ -61,10 +62,10 @@ class Passes:
         return total
 
     def sample(self, number: int) -> Moments:
-        """The moments of a block from the middle of tensor `number`."""
+        """The moments of some elements from the middle of tensor `number`."""
         merge = self.merges[number]
-        start = max(0, (merge.spec.size - BLOCK) // 2)
-        part = range(start, min(start + BLOCK, merge.spec.size))
+        start = max(0, (merge.spec.size - _SAMPLE) // 2)
+        part = range(start, min(start + _SAMPLE, merge.spec.size))
         with np.errstate(over="ignore", invalid="ignore"):
             return sum((moments(a, b) for _, a, b in self._blocks(merge, part)), Moments())
 

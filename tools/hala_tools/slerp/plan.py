@@ -12,12 +12,11 @@ from typing import Protocol
 
 import numpy as np
 
-from hala_tools.slerp.checkpoint import FLOATING, Checkpoint, Tensor
+from hala_tools.slerp.checkpoint import FLOATING, Checkpoint, Spec, Tensor
 from hala_tools.slerp.errors import InputError
 from hala_tools.slerp.factor import Rule, Slice
 from hala_tools.slerp.request import FLOATS, Request
 from hala_tools.slerp.vocabulary import Alignment, is_vocabulary
-from hala_tools.slerp.writer import Spec
 
 _LAYER = re.compile(r"^(.*?)\.(\d+)\.")
 _OUTPUT = "lm_head.weight"

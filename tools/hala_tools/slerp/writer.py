@@ -9,35 +9,15 @@ description.
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
-from hala_tools.slerp.checkpoint import DTYPES, INDEX, WEIGHTS
+from hala_tools.slerp.checkpoint import DTYPES, INDEX, WEIGHTS, Spec
 
 _ALIGNMENT = 8
 _SYNC_BYTES = 256 << 20
-
-
-@dataclass(frozen=True)
-class Spec:
-    """What a file's header says of a tensor. `dtype` is safetensors' name of it."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        """Elements."""
-        return math.prod(self.shape)
-
-    @property
-    def bytes(self) -> int:
-        return self.size * DTYPES[self.dtype].itemsize
 
 
 def split(specs: Iterable[Spec], shard_bytes: int) -> dict[str, list[Spec]]:
