@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import machine
-from bench.quantize import run_measured
+from bench.processes import run_measured
 from hala_tools.miniature.corpus import build_corpus
 
 KEPT_SPEED = 0.9

@@ -9,12 +9,9 @@ only where it is mapped.
 
 import argparse
 import json
-import os
 import shutil
 import statistics
-import subprocess
 import sys
-import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,10 +22,10 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import machine
+from bench.processes import run_measured, set_cache
 from hala_engine.weights.writer import SafetensorsWriter, TensorSpec
 
 HIDDEN, WIDTH, HEADS, KV_HEADS, HEAD_DIM, VOCAB = 4096, 14336, 32, 8, 128, 256_000
-POLL_SECONDS = 0.02
 REQUIRED_SHARE = 0.6
 ALLOWED_BYTES = 2 << 30
 """Targets: this share of the copy's speed; this much memory beside twice the largest tensor."""
@@ -111,56 +108,6 @@ def _config(every: dict[str, TensorSpec]) -> dict[str, Any]:
         "tie_word_embeddings": True,
         "dtype": "bfloat16",
     }
-
-
-def run_measured(command: list[str]) -> dict[str, float]:
-    """Seconds, of the clock and of processors, and the peaks of resident memory in bytes: by the
-    kernel (all of it), and polled (the process's own, and that of mapped files)."""
-    begin = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    peaks = {"anonymous_bytes": 0, "file_bytes": 0}
-    while True:
-        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-        if pid:
-            break
-        now = _resident(process.pid)
-        peaks = {key: max(peaks[key], now.get(key, 0)) for key in peaks}
-        time.sleep(POLL_SECONDS)
-    seconds = time.perf_counter() - begin
-    process.returncode = os.waitstatus_to_exitcode(status)
-    with process.stderr as stream:
-        message = stream.read().decode(errors="replace")
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)} failed: {message.strip()}")
-    return {
-        "seconds": seconds,
-        "cpu_seconds": usage.ru_utime + usage.ru_stime,
-        "max_rss_bytes": usage.ru_maxrss * 1024,
-        **peaks,
-    }
-
-
-def _resident(pid: int) -> dict[str, int]:
-    fields = {"RssAnon": "anonymous_bytes", "RssFile": "file_bytes"}
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except (FileNotFoundError, ProcessLookupError):
-        return {}
-    rows = (line.partition(":") for line in lines)
-    return {fields[key]: int(value.split()[0]) * 1024 for key, _, value in rows if key in fields}
-
-
-def set_cache(directory: Path, warm: bool) -> None:
-    """The source's pages all in the page cache, or all out of it."""
-    os.sync()  # nothing is left to write that an earlier run began
-    for path in directory.glob("*.safetensors"):
-        descriptor = os.open(path, os.O_RDONLY)
-        if warm:
-            while os.read(descriptor, 1 << 24):
-                pass
-        else:
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.close(descriptor)
 
 
 def measure(plan: Plan, source: Path, console: Console) -> list[dict[str, Any]]:
