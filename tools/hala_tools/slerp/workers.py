@@ -16,6 +16,9 @@ from typing import Any
 
 from hala_tools.slerp.errors import MergeError
 
+_WAITING = 2
+"""Processes beside one a processor, that wait for the disk while others compute."""
+
 _MOST = 16
 """Beyond this many the disk and the memory decide."""
 
@@ -45,7 +48,7 @@ def workers(work: Callable[..., Any]) -> Iterator[Submit]:
 
 
 def _executor(work: Callable[..., Any]) -> tuple[Executor, Callable[..., Any]]:
-    count = min(_processors(), _MOST)
+    count = min(_processors() + _WAITING, _MOST)
     if sys.platform != "linux":
         return ThreadPoolExecutor(count), work
     global _work
