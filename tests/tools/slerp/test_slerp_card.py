@@ -79,6 +79,14 @@ def test_local_models_are_named_but_are_no_hub_ids(tmp_path):
     assert "base_model" not in both and "base_model_relation" not in both
 
 
+def test_directory_whose_name_looks_like_a_hub_id_is_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "tuned").mkdir(parents=True)
+    read = loaded(tmp_path, card(tuned="runs/tuned"))
+    assert read.data.base_model == ["org/base"]
+    assert "`runs/tuned`" in read.text
+
+
 def test_terms_and_languages_are_those_of_the_base(tmp_path, readme):
     path = readme(
         "---\nlicense: other\nlicense_name: lfm1.0\nlicense_link: LICENSE\n"

@@ -34,8 +34,8 @@ def model_card(
     report: Report,
     base_readme: Path | None,
 ) -> str:
-    """README.md of the merged model. `base`, `tuned`: hub ids, with @REVISION or without, or
-    absolute paths. `merge_file`: the merge as YAML. The same merge gives the same card."""
+    """README.md of the merged model. `base`, `tuned`: directories, or hub ids with @REVISION or
+    without. `merge_file`: the merge as YAML. The same merge gives the same card."""
     metadata = _metadata(base, tuned, base_readme)
     front = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True, width=1000)
     fence = _fence(merge_file)
@@ -72,7 +72,7 @@ SIGGRAPH 1985.
 
 
 def _metadata(base: str, tuned: str, base_readme: Path | None) -> dict:
-    ids = [match[1] for model in (base, tuned) if (match := HUB_ID.fullmatch(model))]
+    ids = [match[1] for model in (base, tuned) if (match := _hub_id(model))]
     models = {"base_model": list(dict.fromkeys(ids)), "base_model_relation": "merge"}
     return (
         {"library_name": "transformers"}
@@ -104,8 +104,13 @@ def _texts(value: object) -> str | list[str] | None:
     return value if isinstance(value, str) else None
 
 
+def _hub_id(model: str) -> re.Match[str] | None:
+    """Its name, and its revision or None. A directory may look like one: runs/hala."""
+    return None if Path(model).is_dir() else HUB_ID.fullmatch(model)
+
+
 def _link(model: str) -> str:
-    match = HUB_ID.fullmatch(model)
+    match = _hub_id(model)
     if not match:
         return f"`{model}`"
     revision = f" at revision `{match[2]}`" if match[2] else ""
