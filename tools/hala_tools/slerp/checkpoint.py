@@ -117,6 +117,7 @@ class Checkpoint:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self._refuse_adapter()
         self.config = read_json(directory / CONFIG)
         self._refuse_quantized()
         placed = self._index()
@@ -128,6 +129,8 @@ class Checkpoint:
         for name, file in placed.items():
             if name not in self.tensors:
                 raise InputError(f"{directory / INDEX} places {name} in {file}, which lacks it")
+        if not self.tensors:
+            raise InputError(f"{directory} has no tensors; copy or download its weights again")
 
     @property
     def tied(self) -> bool:
@@ -136,6 +139,15 @@ class Checkpoint:
 
     def _ties_by_default(self) -> bool:
         return "lm_head.weight" not in self.tensors
+
+    def _refuse_adapter(self) -> None:
+        """A directory with a whole model beside the adapter is taken for the model."""
+        whole = any((self.directory / name).exists() for name in (WEIGHTS, INDEX))
+        if (self.directory / "adapter_config.json").exists() and not whole:
+            raise InputError(
+                f"{self.directory} is a LoRA adapter; merge it into its model first "
+                "(peft: merge_and_unload), then give that model"
+            )
 
     def _refuse_quantized(self) -> None:
         if self.config.get("quantization_config"):
@@ -160,17 +172,12 @@ class Checkpoint:
         found = sorted(path.name for path in self.directory.glob("*.safetensors"))
         if WEIGHTS in found:
             return WEIGHTS
-        if len(found) == 1 and not found[0].startswith("adapter"):
+        if len(found) == 1:
             return found[0]
-        if found and not (self.directory / "adapter_config.json").exists():
+        if found:
             raise InputError(
                 f"{self.directory} has {len(found)} safetensors files and no {INDEX} that says "
                 "which are the model; copy or download the index as well"
-            )
-        if (self.directory / "adapter_config.json").exists():
-            raise InputError(
-                f"{self.directory} is a LoRA adapter; merge it into its model first "
-                "(peft: merge_and_unload), then give that model"
             )
         raise InputError(
             f"{self.directory} has no safetensors files; convert its weights first "
@@ -178,11 +185,14 @@ class Checkpoint:
         )
 
     def _add(self, tensor: Tensor, placed: dict[str, str]) -> None:
-        if tensor.name in self.tensors or placed.get(tensor.name, tensor.path.name) != (
-            tensor.path.name
-        ):
-            other = placed.get(tensor.name) or self.tensors[tensor.name].path.name
+        if tensor.name in self.tensors:
+            other = self.tensors[tensor.name].path.name
             raise InputError(f"{tensor.path}: tensor {tensor.name} is in {other} as well")
+        if placed.get(tensor.name, tensor.path.name) != tensor.path.name:
+            raise InputError(
+                f"{tensor.path}: tensor {tensor.name} is here, {INDEX} places it in "
+                f"{placed[tensor.name]}; copy or download the checkpoint again"
+            )
         self.tensors[tensor.name] = tensor
 
 
@@ -192,7 +202,9 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path.parent} has no {path.name}; is it a model directory?") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise InputError(f"{path} must hold a JSON object, not {type(value).__name__}")

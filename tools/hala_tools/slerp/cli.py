@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import time
@@ -12,11 +13,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hala_tools.slerp.errors import InputError, MergeError
+
+if TYPE_CHECKING:
+    from hala_tools.slerp.report import Report
 
 FAILED, BAD_INPUT = 1, 2
 EXAMPLE = (
@@ -51,7 +55,9 @@ class Parity(StrEnum):
 
 
 class Stopped(BaseException):
-    """Raised by a signal, wherever the process is."""
+    """Raised by a signal, wherever the process is. `outcome`: what the user is left with."""
+
+    outcome = "nothing was written"
 
 
 def _print_version(wanted: bool) -> None:
@@ -73,14 +79,14 @@ def command(
         ),
     ],
     t: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="T[,T...]",
             help="0 gives the base, 1 the tuned model, beyond extrapolates. Several values are a "
             "gradient from the first layer to the last; embeddings, final norm and output "
             "projection take the first.  [default: 0.5]",
         ),
-    ] = "",
+    ] = None,
     t_filter: Annotated[
         list[str] | None,
         typer.Option(
@@ -151,21 +157,31 @@ def command(
         _check_report(report, out)
     job = prepare(request, out)
     for warning in job.warnings:
-        print(f"hala-slerp: warning: {warning}", file=sys.stderr)
-    with _progress(job.plan.bytes) as progress:
-        result = merge(job, out, progress)
-    if report is not None:
-        from hala_tools.slerp.plot import draw
-
-        text = json.dumps(result.to_dict(), indent=1, ensure_ascii=False)
-        report.write_text(text + "\n", encoding="utf-8")
-        draw(result, report.with_suffix(".svg"))
+        _say(f"warning: {warning}")
+    try:
+        with _progress(job.plan.bytes) as progress:
+            result = merge(job, out, progress)
+        if report is not None:
+            _write_report(report, result)
+    except Stopped as stopped:
+        if out.exists():
+            stopped.outcome = f"{out} is complete"
+        raise
     for line in result.lines():
-        print(line)
+        print(_printable(line))
     return 0
 
 
-def _request(paths: list[str], t: str, filters: list[str], config: Path | None):
+def _write_report(path: Path, report: Report) -> None:
+    """As JSON, and as a plot beside it."""
+    from hala_tools.slerp.plot import draw
+
+    text = json.dumps(report.to_dict(), indent=1)
+    path.write_text(text + "\n", encoding="utf-8")
+    draw(report, path.with_suffix(".svg"))
+
+
+def _request(paths: list[str], t: str | None, filters: list[str], config: Path | None):
     """What is asked for, and where it goes."""
     from hala_tools.slerp.merge_file import read_merge_file
     from hala_tools.slerp.merge_flags import parse_factor
@@ -174,7 +190,7 @@ def _request(paths: list[str], t: str, filters: list[str], config: Path | None):
     if config is not None:
         if len(paths) != 1:
             raise InputError(f"with --config only OUT is given, not {' '.join(paths)}")
-        if t or filters:
+        if t is not None or filters:
             raise InputError("--t and --t-filter go without --config, whose file sets t")
         return read_merge_file(config), Path(paths[0])
     if len(paths) != 3:
@@ -184,16 +200,21 @@ def _request(paths: list[str], t: str, filters: list[str], config: Path | None):
             else f"three arguments are taken, BASE TUNED OUT, not {' '.join(paths)}"
         )
     base, tuned, out = paths
-    return Request(base, tuned, parse_factor(t or "0.5", filters)), Path(out)
+    return Request(base, tuned, parse_factor("0.5" if t is None else t, filters)), Path(out)
 
 
 def _check_report(report: Path, out: Path) -> None:
     if report.suffix != ".json":
         raise InputError(f"--report {report}: give a name that ends in .json")
-    if not report.parent.is_dir():
-        raise InputError(f"--report {report}: there is no directory {report.parent}")
     if report.resolve().is_relative_to(out.resolve()):
         raise InputError(f"--report {report} lies in {out}, which is made only at the end")
+    if not report.parent.is_dir():
+        raise InputError(f"--report {report}: there is no directory {report.parent}")
+    for path in (report, report.with_suffix(".svg")):
+        if path.is_dir():
+            raise InputError(f"--report {report}: {path} is a directory; give another name")
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise InputError(f"--report {report}: no permission to write {path}")
 
 
 @contextmanager
@@ -252,7 +273,7 @@ def run() -> int:
         return app(prog_name="hala-slerp", standalone_mode=False) or 0
     except Stopped as stopped:
         name = signal.Signals(stopped.args[0]).name
-        return _fail(128 + stopped.args[0], f"stopped by {name}; nothing was written")
+        return _fail(128 + stopped.args[0], f"stopped by {name}; {stopped.outcome}")
     except typer.Abort:
         return _fail(FAILED, "aborted")
     except InputError as error:
@@ -275,8 +296,18 @@ def _stop(signum: int, _frame: object) -> None:
 def _fail(code: int, message: str) -> int:
     if "--debug" in sys.argv:
         traceback.print_exc()
-    print(f"hala-slerp: {' '.join(message.split())}", file=sys.stderr)
+    _say(message)
     return code
+
+
+def _say(message: str) -> None:
+    """One line to stderr."""
+    print(f"hala-slerp: {_printable(' '.join(message.split()))}", file=sys.stderr)
+
+
+def _printable(text: str) -> str:
+    """What would command the terminal, or cannot be encoded, as an escape."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hala_tools.slerp.errors import InputError
+from hala_tools.slerp.errors import InputError, MergeError
 from hala_tools.slerp.files import sync
 
 
@@ -41,12 +42,10 @@ def appearing(target: Path) -> Iterator[Path]:
     an InputError.
     """
     partial = target.with_name(f".{target.name}.partial")
-    partial.mkdir(exist_ok=True)
-    held = os.open(partial, os.O_RDONLY)
+    held = _held(partial, target)
     try:
-        _lock(held, target)
         for left in partial.iterdir():
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
         try:
             yield partial
             sync(partial)
@@ -55,8 +54,31 @@ def appearing(target: Path) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
             raise
         sync(target.parent)
+    except OSError as error:
+        raise MergeError(_explained(error, target)) from error
     finally:
         os.close(held)
+
+
+def _explained(error: OSError, target: Path) -> str:
+    reason = f"{target}: {error.strerror or error}; nothing was written"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        reason += "; free some space or give a directory on another disk"
+    return reason
+
+
+def _held(partial: Path, target: Path) -> int:
+    """A descriptor of the directory `partial`, made if need be, that no other process can have."""
+    if partial.is_symlink() or partial.is_file():
+        partial.unlink()  # whatever it leads to is none of ours
+    partial.mkdir(exist_ok=True)
+    held = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        _lock(held, target)
+    except BaseException:
+        os.close(held)
+        raise
+    return held
 
 
 def _lock(held: int, target: Path) -> None:

@@ -103,8 +103,8 @@ def merge(job: Job, target: Path, progress: Progress = lambda _: None) -> Report
         copy_other_files(base.directory, tuned.directory, source, partial)
         _write_json(partial / CONFIG, _config(job, source))
         report = Report(
-            base=request.base,
-            tuned=request.tuned,
+            base=_text(request.base),
+            tuned=_text(request.tuned),
             parity="mergekit" if request.parity else "strict",
             seconds=time.monotonic() - begin,
             bytes_written=plan.bytes,
@@ -119,7 +119,7 @@ def merge(job: Job, target: Path, progress: Progress = lambda _: None) -> Report
             report=report,
             base_readme=readme if readme.is_file() else None,
         )
-        (partial / README).write_text(card, encoding="utf-8")
+        (partial / README).write_text(_text(card), encoding="utf-8")
         sync(partial / README)
     return report
 
@@ -156,6 +156,11 @@ def _tensor_report(merge: Merge, merged: Merged) -> TensorReport:
         weights=how and how.weights,
         method="copied" if how is None else "linear" if how.linear else "slerp",
     )
+
+
+def _text(path: str) -> str:
+    """With escapes for what is no text: names of files may be any bytes."""
+    return path.encode("utf-8", "backslashreplace").decode()
 
 
 def _write_json(path: Path, value: dict) -> None:

@@ -13,6 +13,7 @@ from hala_tools.slerp.checkpoint import DTYPES
 from hala_tools.slerp.errors import InputError
 from hala_tools.slerp.plan import Merge
 from hala_tools.slerp.sphere import ROW, Moments, combine, moments
+from hala_tools.slerp.vocabulary import AlignedRows
 from hala_tools.slerp.writer import Writer
 
 PART = 1 << 22
@@ -55,10 +56,13 @@ class Passes:
         write = self._writing(merge, weights) if weights is not None else None
         with np.errstate(over="ignore", invalid="ignore"):
             for block, a, b in self._blocks(merge, part):
+                bounded = False
                 if measure:
-                    total += _measure(merge, a, b)
+                    here = moments(a, b)
+                    bounded = here.finite
+                    total += here if bounded else _measure_anew(merge, a, b)
                 if write is not None:
-                    write(block, a, b)
+                    write(block, a, b, bounded)
         return total
 
     def sample(self, number: int) -> Moments:
@@ -86,21 +90,18 @@ class Passes:
 
     def _writing(
         self, merge: Merge, weights: Weights
-    ) -> Callable[[range, np.ndarray, np.ndarray], None]:
+    ) -> Callable[[range, np.ndarray, np.ndarray, bool], None]:
         """A function that combines the blocks of the two sources and writes the result."""
         dtype = DTYPES[merge.spec.dtype]
         buffers = _Buffers.of_thread(_real(merge))
         may_overflow = _may_overflow(merge, weights)
 
-        def write(block: range, a: np.ndarray, b: np.ndarray) -> None:
+        def write(block: range, a: np.ndarray, b: np.ndarray, bounded: bool) -> None:
             result = buffers.result(dtype, len(block))
-            combined = _rounded(combine(a, b, weights), merge)
+            combined = _rounded(combine(a, b, weights, bounded), merge)
             np.copyto(result, combined[: len(block)], casting="unsafe")
             if may_overflow and not np.isfinite(result).all():
-                raise InputError(
-                    f"tensor {merge.spec.name}: with t = {merge.t:g} the result leaves the range "
-                    f"of {merge.spec.dtype}; choose t within 0 and 1, or --dtype bfloat16"
-                )
+                raise _out_of_range(merge)
             self._write(merge, result, block.start)
 
         return write
@@ -131,11 +132,21 @@ def _real(merge: Merge) -> np.dtype:
     return np.dtype(np.float64 if "F64" in dtypes else np.float32)
 
 
-def _measure(merge: Merge, a: np.ndarray, b: np.ndarray) -> Moments:
-    here = moments(a, b)
-    if here.finite:
-        return here
-    for values, source in ((a, merge.base), (b, merge.tuned)):
+def _out_of_range(merge: Merge) -> InputError:
+    mend = "choose t within 0 and 1"
+    if 0 <= merge.t <= 1:
+        mend = "give --dtype bfloat16" if merge.spec.dtype == "F16" else "give no --dtype"
+    return InputError(
+        f"tensor {merge.spec.name}: with t = {merge.t:g} the result leaves the range of "
+        f"{merge.spec.dtype}; {mend}"
+    )
+
+
+def _measure_anew(merge: Merge, a: np.ndarray, b: np.ndarray) -> Moments:
+    """In float64, what was not finite. Raises InputError if it is the values that are not."""
+    sources = [(a, merge.base), (b, merge.tuned)]
+    # Rows that one model lacks are the other's, which is then to blame.
+    for values, source in sorted(sources, key=lambda pair: isinstance(pair[1], AlignedRows)):
         if not np.isfinite(values).all():
             raise InputError(
                 f"{source.path}: tensor {merge.spec.name} has a value that is infinite or NaN; "

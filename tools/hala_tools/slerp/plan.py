@@ -194,11 +194,13 @@ def _unused(slices: tuple[Slice, ...], used: set[Rule], names: list[str]) -> Ite
             continue
         if any(rule.matches(name) for name in names):
             yield f"the filter {rule.filter} decides nothing: earlier filters match its tensors"
-        else:
+        elif parts := _parts(names):
             yield (
                 f"the filter {rule.filter} matches no tensor; the parts of a layer are called "
-                f"{', '.join(_parts(names))}"
+                f"{', '.join(parts)}"
             )
+        else:
+            yield f"the filter {rule.filter} matches no tensor; the first is called {names[0]}"
 
 
 def _parts(names: list[str]) -> list[str]:

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hala_tools.slerp.errors import InputError
+
 LINEAR_ABOVE = 0.9995
 """|cos θ| from which on the combination is linear."""
 
@@ -71,7 +73,7 @@ def combination(whole: Moments, t: float, parity: bool = False) -> Combination:
 
     A tensor without a direction (see SMALLEST_NORM) is combined linearly. With `parity` it is as in
     MergeKit: its norm counts as 1, so that its cosine with anything is near 0 and the weights are
-    those of a right angle.
+    those of a right angle. Raises InputError for a t beyond all range.
     """
     norm_a, norm_b = whole.norms
     directed = norm_a > SMALLEST_NORM, norm_b > SMALLEST_NORM
@@ -83,13 +85,21 @@ def combination(whole: Moments, t: float, parity: bool = False) -> Combination:
         return Combination((1 - t, t), cosine, linear=True)
     angle = math.acos(cosine)
     sine = math.sin(angle)
-    weights = math.sin((1 - t) * angle) / sine, math.sin(t * angle) / sine
+    parts = (1 - t) * angle, t * angle
+    if not all(map(math.isfinite, parts)):
+        raise InputError(f"t = {t:g} leaves the range of numbers; choose t within 0 and 1")
+    weights = math.sin(parts[0]) / sine, math.sin(parts[1]) / sine
     return Combination(weights, cosine, linear=False)
 
 
-def combine(a: np.ndarray, b: np.ndarray, weights: tuple[float, float]) -> np.ndarray:
-    """weights[0] · a + weights[1] · b; a, b: [n], both overwritten, the result is in `a`."""
+def combine(
+    a: np.ndarray, b: np.ndarray, weights: tuple[float, float], bounded: bool = False
+) -> np.ndarray:
+    """weights[0] · a + weights[1] · b; a, b: [n], both overwritten, the result is in `a`.
+
+    `bounded`: that a + b cannot overflow is known; it saves a pass where the weights are equal.
+    """
     first, second = (a.dtype.type(weight) for weight in weights)
-    if first == second:  # t = 1/2, the usual: one pass less
+    if bounded and first == second:  # t = 1/2, the usual
         return np.multiply(np.add(a, b, out=a), first, out=a)
     return np.add(np.multiply(a, first, out=a), np.multiply(b, second, out=b), out=a)

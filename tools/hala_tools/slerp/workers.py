@@ -29,6 +29,9 @@ Submit = Callable[..., Future]
 _work: Callable[..., Any]
 
 
+_STOPPING = {signal.SIGINT, signal.SIGTERM}
+
+
 @contextmanager
 def workers(work: Callable[..., Any]) -> Iterator[Submit]:
     """A function that has `work` called with its arguments, in another process where the system can
@@ -38,6 +41,7 @@ def workers(work: Callable[..., Any]) -> Iterator[Submit]:
     """
     executor, call = _executor(work)
     try:
+        _start(executor)
         yield lambda *arguments: executor.submit(call, *arguments)
     except BrokenProcessPool:
         raise MergeError(
@@ -57,10 +61,21 @@ def _executor(work: Callable[..., Any]) -> tuple[Executor, Callable[..., Any]]:
     return ProcessPoolExecutor(count, fork, _begin, (os.getpid(),)), _call
 
 
+def _start(executor: Executor) -> None:
+    """Has all processes started. A signal has to wait: what its handler raises would be lost in the
+    midst of a fork, or leave behind processes that nobody knows of."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+    try:
+        executor.submit(int).result()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin(parent: int) -> None:
     """In a new process: the terminal's Ctrl-C is the parent's affair, and its death is ours."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
