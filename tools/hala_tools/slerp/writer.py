@@ -62,13 +62,17 @@ class Writer:
         self._syncing: Future[None] | None = None
 
     def __enter__(self) -> Writer:
-        for name, specs in self._shards.items():
-            header, starts = _header(specs)
-            file = self._create(name, header)
-            self._places |= {name: (file, start) for name, start in starts.items()}
-        if len(self._shards) > 1:
-            text = json.dumps(index_of(self._shards), indent=2) + "\n"
-            self._create(INDEX, text.encode())
+        try:
+            for name, specs in self._shards.items():
+                header, starts = _header(specs)
+                file = self._create(name, header)
+                self._places |= {name: (file, start) for name, start in starts.items()}
+            if len(self._shards) > 1:
+                text = json.dumps(index_of(self._shards), indent=2) + "\n"
+                self._create(INDEX, text.encode())
+        except BaseException:
+            self._close()
+            raise
         return self
 
     def _create(self, name: str, data: bytes) -> int:
@@ -107,8 +111,11 @@ class Writer:
                 self._wait()
                 self._sync()
         finally:
-            for file in self._files:
-                os.close(file)
+            self._close()
+
+    def _close(self) -> None:
+        for file in self._files:
+            os.close(file)
 
 
 def _write_all(file: int, data: memoryview, position: int) -> None:
