@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from hala_tools.slerp.parts import Passes, Weights, parts_of
 from hala_tools.slerp.plan import Plan
 from hala_tools.slerp.sphere import Combination, Moments, combination
-from hala_tools.slerp.workers import Submit, workers
+from hala_tools.slerp.workers import Workers, workers
 from hala_tools.slerp.writer import Writer
 
 _PARTS_AHEAD = 16
@@ -44,30 +44,30 @@ def stream(plan: Plan, writer: Writer, progress: Progress, *, parity: bool = Fal
     passes = Passes(plan.merges, writer)
     count = len(plan.merges)
     tensors: list[_Tensor] = []
-    results: list[Merged] = []
-    with workers(passes) as submit:
+    merged: list[Merged] = []
+    with workers(passes) as pool:
         # A tensor's first pass keeps the processes busy while the one before it is decided on.
         for step in range(count + 2):
             if step < count:
-                tensors.append(_Tensor(step, passes, submit, parity))
+                tensors.append(_Tensor(step, passes, pool, parity))
             if 0 < step <= count:
                 tensors[step - 1].decide()
             if step > 1:
-                results.append(tensors[step - 2].finish())
+                merged.append(tensors[step - 2].finish())
                 done = plan.merges[step - 2].spec.bytes
                 writer.sync_soon(done)
                 progress(done)
-    return results
+    return merged
 
 
 class _Tensor:
     """A tensor on its way. Its first pass has begun: it measures, and combines if a sample says
     that the weights will not depend on the angle."""
 
-    def __init__(self, number: int, passes: Passes, submit: Submit, parity: bool) -> None:
+    def __init__(self, number: int, passes: Passes, pool: Workers, parity: bool) -> None:
         self._number = number
         self._merge = passes.merges[number]
-        self._submit = submit
+        self._pool = pool
         self._parity = parity
         self._parts = parts_of(self._merge)
         for part in self._parts[:_PARTS_AHEAD]:
@@ -83,7 +83,7 @@ class _Tensor:
 
     def decide(self) -> None:
         """Wait for the first pass, and begin the second one if it is needed."""
-        whole = sum((future.result() for future in self._waiting), Moments())
+        whole = sum(self._pool.results(self._waiting), Moments())
         self._waiting = []
         if self._merge.t is None:
             return
@@ -95,9 +95,11 @@ class _Tensor:
 
     def finish(self) -> Merged:
         """Wait for the second pass."""
-        for future in self._waiting:
-            future.result()
+        for _ in self._pool.results(self._waiting):
+            pass
         return Merged(self._whole, self._combination)
 
     def _pass(self, measure: bool) -> list[Future[Moments]]:
-        return [self._submit(self._number, part, self._weights, measure) for part in self._parts]
+        return [
+            self._pool.submit(self._number, part, self._weights, measure) for part in self._parts
+        ]

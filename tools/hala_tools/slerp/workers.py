@@ -8,10 +8,12 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from hala_tools.slerp.errors import MergeError
@@ -24,31 +26,79 @@ _MOST = 16
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
-Submit = Callable[..., Future]
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 _work: Callable[..., Any]
 
 
-_STOPPING = {signal.SIGINT, signal.SIGTERM}
-
-
 @contextmanager
-def workers(work: Callable[..., Any]) -> Iterator[Submit]:
-    """A function that has `work` called with its arguments, in another process where the system can
-    fork, else in a thread. `work` itself is inherited, what it is called with is pickled.
+def workers(work: Callable[..., Any]) -> Iterator[Workers]:
+    """Has `work` called in other processes where the system can fork, else in threads. `work`
+    itself is inherited, what it is called with is pickled.
 
     On leaving the block what has not begun is dropped. Raises MergeError if a process was killed.
     """
     executor, call = _executor(work)
-    try:
-        _start(executor)
-        yield lambda *arguments: executor.submit(call, *arguments)
-    except BrokenProcessPool:
-        raise MergeError(
-            "a worker process was killed, perhaps for want of memory; nothing was written"
-        ) from None
-    finally:
-        executor.shutdown(cancel_futures=True)
+    with _HeldSignals() as signals:
+        try:
+            yield Workers(executor, call, signals)
+        except BrokenProcessPool:
+            raise MergeError(
+                "a worker process was killed, perhaps for want of memory; nothing was written"
+            ) from None
+        finally:
+            executor.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Those of a block of `workers`."""
+
+    _executor: Executor
+    _call: Callable[..., Any]
+    _signals: _HeldSignals
+
+    def submit(self, *arguments: Any) -> Future:
+        return self._executor.submit(self._call, *arguments)
+
+    def results(self, futures: Iterable[Future]) -> Iterator[Any]:
+        """What came of calls, in their order; raises what they raised, and lets signals in."""
+        for future in futures:
+            yield future.result()
+            self._signals.let_in()
+
+
+class _HeldSignals:
+    """In this block signals that stop the program wait until they are let in. What their handlers
+    raise would be lost in the midst of a fork, and elsewhere leave a lock of the pool taken for
+    good. Blocking them does not do: numpy's threads would receive them."""
+
+    def __init__(self) -> None:
+        self._handlers: dict[int, Any] = {}
+        self._arrived: list[int] = []
+
+    def __enter__(self) -> _HeldSignals:
+        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+            for number in _STOPPING:
+                self._handlers[number] = signal.signal(number, self._hold)
+        return self
+
+    def _hold(self, number: int, _frame: object) -> None:
+        if self._arrived:  # the second ends the program at once: something may hang
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self._arrived.append(number)
+
+    def let_in(self) -> None:
+        if self._arrived:
+            self.__exit__()
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        for number in self._arrived[:1]:
+            self._arrived.clear()
+            signal.raise_signal(number)
 
 
 def _executor(work: Callable[..., Any]) -> tuple[Executor, Callable[..., Any]]:
@@ -61,21 +111,10 @@ def _executor(work: Callable[..., Any]) -> tuple[Executor, Callable[..., Any]]:
     return ProcessPoolExecutor(count, fork, _begin, (os.getpid(),)), _call
 
 
-def _start(executor: Executor) -> None:
-    """Has all processes started. A signal has to wait: what its handler raises would be lost in the
-    midst of a fork, or leave behind processes that nobody knows of."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
-    try:
-        executor.submit(int).result()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _begin(parent: int) -> None:
     """In a new process: the terminal's Ctrl-C is the parent's affair, and its death is ours."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
