@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("hala_engine", "hala_kernels", "hala_trainer", "hala_tools")
-COMMANDS = {"hala-engine", "hala-train"}
+COMMANDS = {"hala-engine", "hala-train", "hala-slerp"}
 MODEL = "hala_engine/assets/hala-mini-en-ar"
 MODEL_FILES = {
     "config.json",
