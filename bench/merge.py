@@ -99,6 +99,7 @@ def measure(
         for cache in CACHES:
             for what in peers if repeat % 2 == 0 else peers[::-1]:
                 shutil.rmtree(target, ignore_errors=True)
+                settle(directory)
                 for source in ("base", "tuned"):
                     set_cache(directory / source, warm=cache == "warm")
                 load = machine.ForeignLoad()
@@ -118,6 +119,13 @@ def measure(
                 )
     shutil.rmtree(target, ignore_errors=True)
     return samples
+
+
+def settle(directory: Path) -> None:
+    """Has the disk done with what was removed there, which else falls to who syncs next."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
 
 
 def sync(directory: Path) -> float:

@@ -269,10 +269,10 @@ def test_a_new_process_leaves_ctrl_c_to_the_first(pair, unbroken):
     assert contents(pair.out) == unbroken
 
 
-SOME_START_LATE = """
+ONE_STARTS_LATE = """
 import os, time
 from hala_tools.slerp import workers
-workers._processors, workers._WAITING = (lambda: 4), 0
+workers._processors, workers._WAITING = (lambda: 8), 0
 forks = 0
 def count():
     global forks
@@ -280,23 +280,34 @@ def count():
 os.register_at_fork(before=count)
 begin = workers._begin
 def begin_late(*arguments):
-    if forks % 2:
+    if forks == 1:
         time.sleep(1)
     begin(*arguments)
 workers._begin = begin_late
 """
 
 
-def test_a_worker_is_killed_while_others_have_only_just_started(pair):
-    """They are then told to end, and must not take that for the first process's affair."""
-    with started(pair, SOME_START_LATE + SLOW) as process:
-        wait_for(lambda: len(alive(process.pid)) == 5)
+def test_the_other_workers_are_killed_while_one_has_only_just_started(pair):
+    """It is then told to end, and must not take that for the first process's affair."""
+    with started(pair, ONE_STARTS_LATE + SLOW) as process:
+        wait_for(lambda: len(alive(process.pid)) == 9)
         time.sleep(0.2)
-        os.kill(sorted(workers_of(process))[1], signal.SIGKILL)
+        for worker in sorted(workers_of(process))[1:]:
+            os.kill(worker, signal.SIGKILL)
         done = ended(process)
         assert (done.code, done.out, len(done.err.splitlines())) == (1, "", 1)
         wait_for(lambda: not alive(process.pid), 2)
     assert left_over(pair.out) == []
+
+
+@STOPS
+def test_all_are_stopped_while_one_has_only_just_started(pair, number):
+    with started(pair, ONE_STARTS_LATE + SLOW) as process:
+        wait_for(lambda: len(alive(process.pid)) == 9)
+        time.sleep(0.2)
+        os.killpg(process.pid, number)
+        assert_stopped(ended(process), pair, number)
+        wait_for(lambda: not alive(process.pid), 2)
 
 
 def test_ctrl_c_at_the_start_of_many_processes(pair):

@@ -109,6 +109,21 @@ def test_output_projection_that_is_the_tied_embedding_is_dropped(tied, capfd, si
 
 
 @SIDES
+@pytest.mark.parametrize("said", [{}, {"tie_embedding": True}])
+def test_output_projection_that_is_the_embedding_where_that_is_not_spelled_out(
+    tied, capfd, side, said
+):
+    """As in LFM2's own configuration; the other model, which has none, can but tie it."""
+    for model in (tied.base, tied.tuned):
+        edit_json(model / "config.json", tie_word_embeddings=None, **said)
+    with edited(tied.model(side)) as tensors:
+        tensors[OUTPUT] = tensors[EMBEDDING]
+    done = run_here(capfd, *tied.paths)
+    assert (done.code, done.err) == (0, "")
+    assert OUTPUT not in read_tensors(tied.out)
+
+
+@SIDES
 @pytest.mark.parametrize("dtype", ["BF16", "F16"])
 def test_output_projection_that_differs_from_the_tied_embedding(tied, refused, side, dtype):
     with edited(tied.model(side)) as tensors:
@@ -175,6 +190,19 @@ def test_weights_that_are_cut_off_meanwhile(pair, refused, monkeypatch):
     monkeypatch.setattr(job, "prepare", prepare_and_cut_off)
     message = refused(pair, code=1)
     assert message.startswith(f"{pair.tuned / WEIGHTS}: ends inside tensor ")
+
+
+def test_weights_that_go_away_meanwhile(pair, refused, monkeypatch):
+    prepare = job.prepare
+
+    def prepare_and_remove(*arguments):
+        prepared = prepare(*arguments)
+        (pair.tuned / WEIGHTS).unlink()
+        return prepared
+
+    monkeypatch.setattr(job, "prepare", prepare_and_remove)
+    message = refused(pair, code=1)
+    assert str(pair.tuned / WEIGHTS) in message and "No such file" in message
 
 
 def test_shard_that_is_not_there(sharded, refused):

@@ -69,6 +69,13 @@ def test_target_in_a_directory_that_may_not_be_written(pair):
     assert refusal(done, out) == f"{out}: no permission to write in {parent}"
 
 
+def test_file_beside_the_weights_that_may_not_be_read(pair):
+    (pair.base / "LICENSE").touch(mode=0)
+    done = run_command(*pair.paths, before=WITHOUT_PRIVILEGES)
+    message = refusal(done, pair.out, code=1)
+    assert str(pair.base / "LICENSE") in message and "Permission denied" in message
+
+
 def test_disk_without_room_for_the_result(pair, refused, monkeypatch):
     usage = namedtuple("usage", "free")(1000)
     monkeypatch.setattr(directory.shutil, "disk_usage", lambda _: usage)
@@ -201,3 +208,22 @@ def test_reports_that_cannot_be_written(pair, refused, tmp_path):
     ):
         message = refused(pair, "--report", tmp_path / report)
         assert message.startswith("--report ") and why in message, message
+
+
+def test_report_for_which_there_is_no_room(pair, capfd, tmp_path):
+    """By then the result is there, and that is said."""
+    report = tmp_path / "report.json"
+    report.symlink_to("/dev/full")
+    done = run_here(capfd, *pair.paths, "--report", report)
+    assert (done.code, len(done.others)) == (1, 1)
+    assert str(report) in done.err and "No space left" in done.err
+    assert pair.out.is_dir() == (f"{pair.out} is complete" in done.err)
+
+
+def test_report_without_matplotlib(pair, tmp_path):
+    """Found before the merge, not after it."""
+    report = tmp_path / "report.json"
+    without = "import sys; sys.modules['matplotlib'] = None"
+    done = run_command(*pair.paths, "--report", report, before=without)
+    assert "matplotlib" in refusal(done, pair.out)
+    assert not report.exists()
