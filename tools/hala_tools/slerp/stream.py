@@ -55,7 +55,7 @@ def stream(plan: Plan, writer: Writer, progress: Progress, *, parity: bool = Fal
             if step > 1:
                 merged.append(tensors[step - 2].finish())
                 done = plan.merges[step - 2].spec.bytes
-                writer.sync_soon(done)
+                writer.begin_to_sync(done)
                 progress(done)
     return merged
 
