@@ -20,6 +20,7 @@ import pytest
 
 from hala_tools.slerp.checkpoint import DTYPES
 from hala_tools.slerp.cli import run
+from tests.tools.slerp.merge_texts import HEAD, MODELS, T
 
 USERS_ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
 """Without what the tests set: numpy's BLAS has its threads, to which signals may go as well."""
@@ -66,6 +67,14 @@ class Done:
     def others(self) -> list[str]:
         """Lines on stderr that are no warnings."""
         return [line for line in self.err.splitlines() if not line.startswith(WARNING)]
+
+
+def merge_file(pair: Pair, text: str = MODELS + HEAD + T) -> Path:
+    """Where A is the base, and B the tuned model."""
+    path = pair.out.parent / "merge.yml"
+    names = {"A": pair.base, "B": pair.tuned}
+    path.write_text(re.sub(r"\b[AB]\b", lambda match: str(names[match[0]]), text))
+    return path
 
 
 def command(*arguments: object, before: str = "") -> list[str]:
