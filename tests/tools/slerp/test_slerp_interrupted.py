@@ -7,19 +7,12 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.tools.slerp.commands import (
-    USERS_ENVIRONMENT,
-    Done,
-    Pair,
-    command,
-    left_over,
-    run_command,
-)
+from tests.tools.slerp.commands import Done, Pair, left_over, run_command
+from tests.tools.slerp.processes import alive, ended, started, wait_for, workers_of
 
 MOMENTS = random.Random(5)
 
@@ -56,61 +49,10 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir() if path.suffix != ".md"}
 
 
-@contextmanager
-def started(pair: Pair, before: str, *flags: object):
-    """The command under way, in a session of its own: its process, once the result is being made.
-
-    Whatever is still alive of it at the end is killed.
-    """
-    process = subprocess.Popen(
-        command(*pair.paths, *flags, before=before),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=USERS_ENVIRONMENT,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        for left in alive(process.pid):
-            os.kill(left, signal.SIGKILL)
-        process.communicate()
-
-
-def ended(process: subprocess.Popen) -> Done:
-    out, err = process.communicate(timeout=10)
-    return Done(process.returncode, out, err)
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 10) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to that"
-        time.sleep(0.01)
-
-
-def writing(pair: Pair, process: subprocess.Popen) -> Callable[[], bool]:
+def writing(pair: Pair, process: subprocess.Popen[str]) -> Callable[[], bool]:
     """Whether the processes have been started and one has begun to write."""
     weights = pair.out.with_name(f".{pair.out.name}.partial") / "model.safetensors"
     return lambda: len(alive(process.pid)) > 2 and weights.is_file()
-
-
-def alive(session: int) -> list[int]:
-    """Processes of the session that have not ended."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, _, of = path.read_text().rpartition(")")[2].split()[:4]
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if int(of) == session and state not in "ZX":
-            found.append(int(path.parent.name))
-    return found
-
-
-def workers_of(process: subprocess.Popen) -> list[int]:
-    return [pid for pid in alive(process.pid) if pid != process.pid]
 
 
 def assert_rerun_gives(pair: Pair, wanted: dict[str, bytes]) -> None:

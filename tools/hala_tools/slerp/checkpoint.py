@@ -133,12 +133,9 @@ class Checkpoint:
             raise InputError(f"{directory} has no tensors; copy or download its weights again")
 
     @property
-    def tied(self) -> bool:
-        """Whether the output projection is the embedding."""
-        return bool(self.config.get("tie_word_embeddings", self._ties_by_default()))
-
-    def _ties_by_default(self) -> bool:
-        return "lm_head.weight" not in self.tensors
+    def untied(self) -> bool:
+        """Whether config.json says that the output projection is not the embedding."""
+        return self.config.get("tie_word_embeddings") is False
 
     def _refuse_adapter(self) -> None:
         """A directory with a whole model beside the adapter is taken for the model."""

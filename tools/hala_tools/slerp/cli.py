@@ -144,6 +144,7 @@ def command(
     Exit codes: 0 done; 1 failed; 2 bad input; 130, 143 stopped by a signal.
     """
     from hala_tools.slerp.job import merge, prepare
+    from hala_tools.slerp.plot import check_matplotlib
 
     request, out = _request(paths, t, t_filter or [], config)
     request = replace(
@@ -155,6 +156,7 @@ def command(
     )
     if report is not None:
         _check_report(report, out)
+        check_matplotlib()
     job = prepare(request, out)
     for warning in job.warnings:
         _say(f"warning: {warning}")
@@ -162,7 +164,10 @@ def command(
         with _progress(job.plan.bytes) as progress:
             result = merge(job, out, progress)
         if report is not None:
-            _write_report(report, result)
+            try:
+                _write_report(report, result)
+            except OSError as error:
+                raise MergeError(f"{report}: {error.strerror}; {out} is complete") from error
     except Stopped as stopped:
         if out.exists():
             stopped.outcome = f"{out} is complete"

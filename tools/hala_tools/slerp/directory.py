@@ -61,7 +61,10 @@ def appearing(target: Path) -> Iterator[Path]:
 
 
 def _explained(error: OSError, target: Path) -> str:
-    reason = f"{target}: {error.strerror or error}; nothing was written"
+    made = target.with_name(f".{target.name}.partial")
+    named = error.filename and Path(os.fsdecode(error.filename))
+    where = target if not named or named.is_relative_to(made) else named
+    reason = f"{where}: {error.strerror or error}; nothing was written"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         reason += "; free some space or give a directory on another disk"
     return reason

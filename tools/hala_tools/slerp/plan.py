@@ -93,7 +93,7 @@ def _common_names(base: Checkpoint, tuned: Checkpoint) -> list[str]:
     """
     for one, other in ((base, tuned), (tuned, base)):
         absent = [name for name in one.tensors if name not in other.tensors]
-        if absent == [_OUTPUT] and one.tied and other.tied:
+        if absent == [_OUTPUT] and not (one.untied or other.untied):
             _check_output_is_embedding(one)
             absent = []
         if absent == [_OUTPUT]:
