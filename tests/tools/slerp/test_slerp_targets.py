@@ -6,6 +6,7 @@ import json
 import os
 import resource
 from collections import namedtuple
+from multiprocessing import get_context
 
 import pytest
 
@@ -86,13 +87,14 @@ def test_disk_without_room_for_the_result(pair, refused, monkeypatch):
 
 @pytest.mark.parametrize("room", [0, 3000, 6000])
 def test_disk_that_fills_up_meanwhile(pair, refused, monkeypatch, room):
-    """In the header, or in a worker. Each process counts for itself."""
-    write, written = os.pwrite, 0
+    """In the header, or in a worker."""
+    write, written = os.pwrite, get_context("fork").Value("q", 0)
 
     def write_while_there_is_room(file, data, position):
-        nonlocal written
-        written += len(data)
-        if written > room:
+        with written:
+            written.value += len(data)
+            full = written.value > room
+        if full:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return write(file, data, position)
 
