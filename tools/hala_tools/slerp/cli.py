@@ -272,6 +272,9 @@ def _log_lines(total: int) -> Callable[[int], None]:
 
 def run() -> int:
     """Run the command; returns the exit code. Errors become one line on stderr."""
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # closed by who called
+            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, _stop)
     try:

@@ -47,6 +47,7 @@ def appearing(target: Path) -> Iterator[Path]:
         for left in partial.iterdir():
             shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
         try:
+            check_target(target)  # which may have appeared meanwhile
             yield partial
             sync(partial)
             partial.rename(target)
@@ -72,21 +73,23 @@ def _explained(error: OSError, target: Path) -> str:
 
 def _held(partial: Path, target: Path) -> int:
     """A descriptor of the directory `partial`, made if need be, that no other process can have."""
-    if partial.is_symlink() or partial.is_file():
+    if partial.is_symlink():
         partial.unlink()  # whatever it leads to is none of ours
     partial.mkdir(exist_ok=True)
     held = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        _lock(held, target)
+        _lock(held, partial, target)
     except BaseException:
         os.close(held)
         raise
     return held
 
 
-def _lock(held: int, target: Path) -> None:
+def _lock(held: int, partial: Path, target: Path) -> None:
     """The system lets go of it when the process ends, however it ends."""
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.samestat(os.fstat(held), os.stat(partial)):
+            raise FileNotFoundError  # renamed by another before we had it
     except OSError:
         raise InputError(f"{target} is being written by another hala-slerp; wait for it") from None

@@ -7,7 +7,17 @@ from pathlib import Path
 
 from hala_tools.slerp.errors import InputError
 
-_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.py", "*.md", "LICENSE*"]
+_FILES = [
+    "*.json",
+    "*.safetensors",
+    "*.jinja",
+    "*.model",
+    "*.txt",
+    "*.tiktoken",
+    "*.py",
+    "*.md",
+    "LICENSE*",
+]
 
 
 def resolve(model: str) -> Path:

@@ -52,6 +52,8 @@ def prepare(request: Request, target: Path) -> Job:
         if target.resolve() == side.directory.resolve():
             raise InputError(f"{target} is a source; give another directory for the result")
     check_target(target)
+    if base.directory.resolve() == tuned.directory.resolve():
+        raise InputError(f"BASE and TUNED are both {base.directory}; give two models")
     kinds = base.config.get("model_type"), tuned.config.get("model_type")
     if kinds[0] != kinds[1]:
         raise InputError(
@@ -164,5 +166,5 @@ def _text(path: str) -> str:
 
 
 def _write_json(path: Path, value: dict) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     sync(path)

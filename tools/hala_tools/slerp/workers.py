@@ -28,9 +28,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
-# What forked processes inherit.
 _work: Callable[..., Any]
-_signals: _HeldSignals
 
 
 @contextmanager
@@ -40,10 +38,8 @@ def workers(work: Callable[..., Any]) -> Iterator[Workers]:
 
     On leaving the block what has not begun is dropped. Raises MergeError if a process was killed.
     """
-    global _signals
     executor, call = _executor(work)
     with _HeldSignals() as signals:
-        _signals = signals
         try:
             yield Workers(executor, call, signals)
         except BrokenProcessPool:
@@ -79,7 +75,8 @@ class _HeldSignals:
 
     def __init__(self) -> None:
         self._handlers: dict[int, Any] = {}
-        self._arrived: list[tuple[int, int]] = []  # process, signal
+        self._arrived: list[int] = []
+        self._process = os.getpid()
 
     def __enter__(self) -> _HeldSignals:
         if threading.current_thread() is threading.main_thread():  # no other may set handlers
@@ -88,14 +85,14 @@ class _HeldSignals:
         return self
 
     def _hold(self, number: int, _frame: object) -> None:
+        if os.getpid() != self._process:  # forked, and not yet at `_begin`
+            if number == signal.SIGTERM:
+                os._exit(128 + number)
+            return
         if self._arrived:  # the second ends the program at once: something may hang
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        self._arrived.append((os.getpid(), number))
-
-    def arrived_here(self, number: int) -> bool:
-        """In this process, and not in that from which it was forked."""
-        return (os.getpid(), number) in self._arrived
+        self._arrived.append(number)
 
     def let_in(self) -> None:
         if self._arrived:
@@ -104,7 +101,7 @@ class _HeldSignals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        for _, number in self._arrived[:1]:
+        for number in self._arrived[:1]:
             self._arrived.clear()
             signal.raise_signal(number)
 
@@ -123,8 +120,6 @@ def _begin(parent: int) -> None:
     """In a new process: the terminal's Ctrl-C is the parent's affair, and its death is ours."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if _signals.arrived_here(signal.SIGTERM):
-        os._exit(128 + signal.SIGTERM)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
