@@ -114,7 +114,7 @@ def command(
     parity: Annotated[
         Parity,
         typer.Option(
-            help="mergekit: bit for bit as MergeKit would where we differ: tensors of zeros, "
+            help="mergekit: as MergeKit merges what we merge otherwise: tensors of zeros, "
             "sources rounded to a merge file's dtype first, padding rows of a vocabulary cut."
         ),
     ] = Parity.strict,
